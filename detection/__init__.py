@@ -1,0 +1,1 @@
+"""Detectors with a feature pyramid, and experiments on their feature maps."""

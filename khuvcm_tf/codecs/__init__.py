@@ -1,0 +1,48 @@
+"""The codecs by name. A new one is a file here and a line in `_BUILDERS`."""
+
+from __future__ import annotations
+
+from typing import List
+
+import tensorflow as tf
+
+from khuvcm_tf import errors
+from khuvcm_tf.codecs import bmshj2018, mbt2018_mean
+from khuvcm_tf.codecs.codec import Codec
+
+_BUILDERS = {
+  "bmshj2018": bmshj2018.build,
+  "mbt2018_mean": mbt2018_mean.build,
+}
+
+
+def names() -> list[str]:
+  """Returns the names of all codecs."""
+  return list(_BUILDERS)
+
+
+def create(name: str, dtype: str = "float32", **arguments) -> Codec:
+  """Builds a codec with fresh weights.
+
+  Args:
+    name: one of `names()`.
+    dtype: of the transforms: "float32", "float64", or a Keras policy such as "mixed_bfloat16".
+    **arguments: of the codec's `build`.
+
+  Raises:
+    errors.Error: no such codec, or an argument that it does not take.
+
+  Example:
+    >>> create("mbt2018_mean", num_filters=8, latent_depth=12).substreams
+    ('z', 'y')
+  """
+  if name not in _BUILDERS:
+    raise errors.Error(f"no codec is called {name!r}; there are {', '.join(names())}")
+  policy = tf.keras.mixed_precision.global_policy()
+  tf.keras.mixed_precision.set_global_policy(dtype)
+  try:
+    return _BUILDERS[name](**arguments)
+  except (TypeError, ValueError) as error:
+    raise errors.Error(f"codec {name} was not built from {arguments}: {error}") from error
+  finally:
+    tf.keras.mixed_precision.set_global_policy(policy)

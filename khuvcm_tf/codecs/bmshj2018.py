@@ -1,0 +1,55 @@
+"""Scale hyperprior.
+
+J. Ballé, D. Minnen, S. Singh, S. J. Hwang, N. Johnston: Variational image compression with a scale
+hyperprior. ICLR 2018. https://openreview.net/forum?id=rkcQFMZRb (figure 4).
+
+  y = g_a(x)                    z = h_a(|y|)
+  z_hat = round(z)              sigma = h_s(z_hat)
+  y_hat = round(y)              y_hat ~ N(0, sigma^2) * U(-1/2, 1/2)
+  x_hat = g_s(y_hat)
+
+N = num_filters, M = latent_depth; the paper takes N = 128, M = 192 for its five lower rates and
+N = 192, M = 320 for its three higher ones. Ours differs in one thing: h_s ends in the logarithm
+of sigma, so that its index in the table of scales is linear in the network's output.
+"""
+
+from __future__ import annotations
+
+from khuvcm_tf import layers
+from khuvcm_tf.codecs import codec
+from khuvcm_tf.entropy import hyperprior
+
+
+def build(num_filters: int = 128, latent_depth: int = 192, activation: str = "gdn") -> codec.Codec:
+  """Composes the codec.
+
+  Args:
+    num_filters: N, channels of the transforms and of z.
+    latent_depth: M, channels of y.
+    activation: of the transforms, "gdn" (the paper's) or "prelu".
+  """
+  n, m = num_filters, latent_depth
+  g_a = layers.four_stage_analysis(n, m, activation)
+  g_s = layers.four_stage_synthesis(n, m, activation)
+  h_a = [
+    layers.conv(n, 3, name="conv0"),
+    layers.rectifier(0.0, name="act0"),
+    layers.conv_down(n, 5, 2, name="conv1"),
+    layers.rectifier(0.0, name="act1"),
+    layers.conv_down(n, 5, 2, name="conv2"),
+  ]
+  h_s = [
+    layers.conv_up(n, 5, 2, name="conv0"),
+    layers.rectifier(0.0, name="act0"),
+    layers.conv_up(n, 5, 2, name="conv1"),
+    layers.rectifier(0.0, name="act1"),
+    layers.conv(m, 3, name="conv2"),
+  ]
+  return codec.Codec(
+    codec.Rgb(),
+    g_a,
+    g_s,
+    hyperprior.Hyperprior(
+      h_a, h_s, latent_depth=m, hyper_depth=n, means=False, absolute=True, quantization_mode="noise"
+    ),
+  )

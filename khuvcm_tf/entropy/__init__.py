@@ -1,0 +1,1 @@
+"""Probability models for training, and exact integer coding for files."""

@@ -1,0 +1,44 @@
+"""The Gaussian of a latent, its scale taken from a table of log-spaced scales.
+
+Networks put out log-scales; `index` is their place in the table. Training uses real indices, coding
+integer ones.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_compression as tfc
+
+NUM_SCALES = 64
+MIN_SCALE = 0.11
+MAX_SCALE = 256.0
+# From one scale of the table to the next, as a natural logarithm.
+LOG_STEP = math.log(MAX_SCALE / MIN_SCALE) / (NUM_SCALES - 1)
+
+
+def scale_table() -> np.ndarray:
+  """Returns the NUM_SCALES scales from MIN_SCALE to MAX_SCALE, float64."""
+  return MIN_SCALE * np.exp(LOG_STEP * np.arange(NUM_SCALES))
+
+
+def index_of(log_scale: tf.Tensor) -> tf.Tensor:
+  """Returns the real index in the table, within [0, NUM_SCALES - 1]; gradients pass the bounds."""
+  index = (log_scale - math.log(MIN_SCALE)) / LOG_STEP
+  return tfc.upper_bound(tfc.lower_bound(index, 0.0), NUM_SCALES - 1.0)
+
+
+def bits(values: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+  """Returns -log2 of the mass that N(0, scale(index)^2) gives to [v - 1/2, v + 1/2].
+
+  Args:
+    values: distances from the mean, float32.
+    index: real index of the scale, same shape.
+
+  Returns:
+    Bits, float32, same shape, finite in both tails.
+  """
+  scale = MIN_SCALE * tf.exp(LOG_STEP * index)
+  return tfc.NoisyNormal(loc=0.0, scale=scale).log_prob(values) / -tf.math.log(2.0)

@@ -1,0 +1,306 @@
+"""Hyper-synthesis networks in integers, equal on every machine.
+
+Integers are held in floating point, in matrix products whose sums stay below 2^24 (float32) or
+2^53 (float64): there every partial sum is exact, in any order, with any instruction set, and with
+or without fused multiplication. The bound is proved when a network is converted, per layer:
+
+  W_int = rint(W / t_in * t_out * 2^s)       s: the largest shift per channel that keeps the bound
+  b_int = rint(b * t_out * 2^s) + 2^(s-1)    rounding to nearest folded in
+  sum_i |W_int[i, o]| * amax[i] + |b_int[o]| < bound
+  y = floor((x @ W_int + b_int) * 2^-s);  leaky slope m / 4096;  clipped to +-amax_out
+
+with t the steps per unit of each channel. Convolutions are sums of matrix products, one for each
+tap of the kernel: a convolution kernel of a library (Winograd's, for one) need not be exact.
+Transposed convolutions of stride 2 are four such sums, one for each phase.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Callable, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_compression as tfc
+
+from khuvcm_tf.layers import signal
+
+BOUNDS = {"float32": 2.0**24, "float64": 2.0**53}
+
+# Before a slope is applied, values are held below this, so that the product stays below 2^24.
+_BEFORE_SLOPE = signal.SLOPE_UNIT - 1
+_MOST_SHIFT = 30
+
+# Activations may exceed what calibration saw by this much before they are clipped.
+_MARGIN = 1.1
+
+Tap = tuple[int, int]  # Rows and columns from the output's place to the input's.
+
+
+class FloatLayer(NamedTuple):
+  """A convolution of the float network, as correlation with a kernel of odd size.
+
+  Attributes:
+    kernel: float64 [k, k, I, O].
+    bias: float64 [O].
+    up: 1, or 2 for a transposed convolution.
+    slope: of the rectifier behind it in 1/4096, None where there is none.
+  """
+
+  kernel: np.ndarray
+  bias: np.ndarray
+  up: int
+  slope: int | None
+
+
+def float_layers(network: tf.keras.Sequential) -> list[FloatLayer]:
+  """Reads the convolutions and rectifiers of a network of `khuvcm_tf.layers`."""
+  found: list[FloatLayer] = []
+  for layer in network.layers:
+    if isinstance(layer, tfc.SignalConv2D):
+      kernel = layer.kernel.numpy().astype(np.float64)
+      if not layer.corr:
+        kernel = kernel[::-1, ::-1]
+      found.append(
+        FloatLayer(kernel, layer.bias.numpy().astype(np.float64), layer.strides_up[0], None)
+      )
+    elif isinstance(layer, tf.keras.layers.LeakyReLU):
+      slope = round(float(layer.alpha) * signal.SLOPE_UNIT)
+      found[-1] = found[-1]._replace(slope=slope)
+    else:
+      raise TypeError(f"no integer form of layer {layer.name} ({type(layer).__name__})")
+  return found
+
+
+def taps_of_phases(kernel: np.ndarray, up: int) -> list[list[tuple[Tap, tuple[int, int]]]]:
+  """Lists, for each phase of the output (row by row), the input places and kernel places.
+
+  Output n = up * m + phase is the sum over j of kernel[j] * input[m + (phase + j - k // 2) / up],
+  where the quotient is whole.
+  """
+  centre = kernel.shape[0] // 2
+
+  def along(phase):
+    return [
+      ((phase + j - centre) // up, j)
+      for j in range(kernel.shape[0])
+      if (phase + j - centre) % up == 0
+    ]
+
+  return [
+    [((dy, dx), (jy, jx)) for dy, jy in along(py) for dx, jx in along(px)]
+    for py, px in itertools.product(range(up), repeat=2)
+  ]
+
+
+class IntegerLayer(NamedTuple):
+  """A layer in integers. All arrays are integers held in `dtype`.
+
+  Attributes:
+    kernel: [k, k, I, O].
+    bias: [O].
+    shift: [O], s.
+    up, slope: as in `FloatLayer`; slope -1 for none.
+    limit: outputs are clipped to +-limit.
+  """
+
+  kernel: np.ndarray
+  bias: np.ndarray
+  shift: np.ndarray
+  up: int
+  slope: int
+  limit: int
+
+  def check(self, amax: np.ndarray):
+    """Raises ValueError unless all sums stay within the bound for inputs within +-amax [I]."""
+    bound = BOUNDS[str(self.kernel.dtype)]
+    reach = _reach(self.kernel.astype(np.float64), self.bias.astype(np.float64), self.up, amax)
+    if reach.max() >= bound:
+      raise ValueError(f"sums of an integer layer reach {reach.max():.0f}, expected below {bound}")
+
+  def __call__(self, x: tf.Tensor) -> tf.Tensor:
+    """Applies the layer to integers [B, h, w, I]; returns [B, up h, up w, O]."""
+    height, width = tf.shape(x)[1], tf.shape(x)[2]
+    reach = self.kernel.shape[0] // 2
+    padded = tf.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    phases = []
+    for taps in taps_of_phases(self.kernel, self.up):
+      total = tf.constant(self.bias)
+      for (dy, dx), (jy, jx) in taps:
+        seen = padded[:, reach + dy : reach + dy + height, reach + dx : reach + dx + width]
+        total += tf.tensordot(seen, tf.constant(self.kernel[jy, jx]), 1)
+      phases.append(self._rectified(tf.floor(total * tf.constant(2.0**-self.shift, total.dtype))))
+    if self.up == 1:
+      return phases[0]
+    return tf.nn.depth_to_space(tf.concat(phases, axis=-1), self.up)
+
+  def _rectified(self, y: tf.Tensor) -> tf.Tensor:
+    if self.slope >= 0:
+      unit = signal.SLOPE_UNIT
+      y = tf.clip_by_value(y, -_BEFORE_SLOPE, _BEFORE_SLOPE)
+      y = tf.maximum(y, tf.floor((y * self.slope + unit // 2) / unit))
+    return tf.clip_by_value(y, -self.limit, self.limit)
+
+
+def _reach(kernel, bias, up, amax) -> np.ndarray:
+  """Returns the largest magnitude of any partial sum, for each output channel [O]."""
+  sums = np.einsum("yxio,i->yxo", np.abs(kernel), amax)
+  return np.abs(bias) + np.max(
+    [sum(sums[place] for _, place in taps) for taps in taps_of_phases(kernel, up)], axis=0
+  )
+
+
+class IntegerNetwork(tf.Module):
+  """A network in integers: inputs [B, h, w, I] are clipped to +-amax and pass all layers.
+
+  It runs on the CPU: a GPU may round products to fewer bits (TF32).
+  """
+
+  def __init__(self, amax: np.ndarray, layers: Sequence[IntegerLayer]):
+    super().__init__()
+    self.amax, self.layers = amax, list(layers)
+    limits = amax.astype(np.float64)
+    for layer in self.layers:
+      layer.check(limits)
+      limits = np.full(layer.bias.shape, layer.limit, np.float64)
+
+  def __call__(self, x: tf.Tensor) -> tf.Tensor:
+    """int32 [B, h, w, I] -> int32 [B, h', w', O]."""
+    with tf.device("CPU:0"):
+      x = tf.clip_by_value(x, -self.amax, self.amax)
+      x = tf.cast(x, self.layers[0].kernel.dtype)
+      for layer in self.layers:
+        x = layer(x)
+      return tf.cast(x, tf.int32)
+
+  def state(self) -> dict[str, np.ndarray]:
+    """Returns all integers as arrays of integer types."""
+    state = {"amax": self.amax}
+    for i, layer in enumerate(self.layers):
+      wide = layer.kernel.dtype == np.float64
+      state[f"{i}/kernel"] = layer.kernel.astype(np.int64 if wide else np.int32)
+      state[f"{i}/bias"] = layer.bias.astype(np.int64 if wide else np.int32)
+      state[f"{i}/shift"] = layer.shift
+      state[f"{i}/form"] = np.array([layer.up, layer.slope, layer.limit], np.int32)
+    return state
+
+  @classmethod
+  def from_state(cls, state: dict[str, np.ndarray]) -> IntegerNetwork:
+    layers = []
+    for i in itertools.count():
+      if f"{i}/kernel" not in state:
+        return cls(state["amax"], layers)
+      kernel = state[f"{i}/kernel"]
+      dtype = np.float64 if kernel.dtype == np.int64 else np.float32
+      up, slope, limit = (int(value) for value in state[f"{i}/form"])
+      layers.append(
+        IntegerLayer(
+          kernel.astype(dtype),
+          state[f"{i}/bias"].astype(dtype),
+          state[f"{i}/shift"],
+          up,
+          slope,
+          limit,
+        )
+      )
+
+
+def convert(
+  layers: Sequence[FloatLayer],
+  peaks: Sequence[np.ndarray],
+  t_in: float,
+  bits: Sequence[int],
+  t_out: np.ndarray,
+  out_limit: int,
+  dtype: str,
+) -> IntegerNetwork:
+  """Converts a float network to integers.
+
+  Args:
+    layers: of the float network.
+    peaks: the largest magnitude seen of each channel, of the input and of each hidden layer's
+      output (behind its rectifier).
+    t_in: steps per unit of the network's input.
+    bits: width of each hidden layer's outputs, sign included.
+    t_out: [O] steps per unit of the network's output.
+    out_limit: outputs are clipped to +-out_limit.
+    dtype: that holds the integers.
+
+  Raises:
+    ValueError: the bound cannot be kept.
+  """
+  amax = np.ceil(_MARGIN * peaks[0] * t_in).astype(np.int32) + 1
+  limits, steps = amax.astype(np.float64), np.full(amax.shape, t_in)
+  converted = []
+  for i, layer in enumerate(layers):
+    last = i == len(layers) - 1
+    limit = out_limit if last else 2 ** bits[i] - 1
+    if last:
+      next_steps = t_out
+    else:
+      peak = np.maximum(peaks[i + 1], 1e-3 * peaks[i + 1].max())
+      next_steps = limit / (_MARGIN * peak)
+    converted.append(_convert_layer(layer, limits, steps, next_steps, limit, dtype))
+    limits, steps = np.full(layer.bias.shape, float(limit)), next_steps
+  return IntegerNetwork(amax, converted)
+
+
+def _convert_layer(layer, amax, t_in, t_out, limit, dtype) -> IntegerLayer:
+  kernel = layer.kernel / t_in[:, np.newaxis] * t_out
+  bias = layer.bias * t_out
+  room = BOUNDS[dtype] / (_reach(kernel, bias, layer.up, amax) + 1e-30)
+  shift = np.clip(np.floor(np.log2(room)), 0, _MOST_SHIFT).astype(np.int32)
+  while True:
+    # At a shift of 0 the half that rounds cannot be folded in, and floor would be used.
+    if shift.min() < 1:
+      raise ValueError("an integer layer's sums exceed the bound at any shift")
+    factor = 2.0**shift
+    rounded = np.rint(kernel * factor), np.rint(bias * factor) + factor / 2
+    over = _reach(*rounded, layer.up, amax) >= BOUNDS[dtype]
+    if not over.any():
+      break
+    shift = shift - over.astype(np.int32)
+  slope = -1 if layer.slope is None else layer.slope
+  return IntegerLayer(
+    rounded[0].astype(dtype), rounded[1].astype(dtype), shift, layer.up, slope, limit
+  )
+
+
+def narrowest(
+  build: Callable[[Sequence[int], str], IntegerNetwork],
+  loss: Callable[[IntegerNetwork], float],
+  hidden: int,
+  limit: float,
+):
+  """Chooses the widths of the hidden layers by the loss that they cost.
+
+  float32 with 8 to 10 bits for each layer; where that loses too much, float64 with 13 bits.
+
+  Args:
+    build: (bits of each hidden layer, dtype) -> network.
+    loss: network -> relative loss against floats.
+    hidden: number of hidden layers.
+    limit: greatest acceptable loss.
+
+  Returns:
+    (network, its loss).
+
+  Raises:
+    ValueError: no width is good enough.
+  """
+  best, least = None, math.inf
+  for bits in itertools.product((9, 10), repeat=hidden):
+    network = build(bits, "float32")
+    lost = loss(network)
+    if lost < least:
+      best, least = network, lost
+  if least > limit:
+    best = build((13,) * hidden, "float64")
+    least = loss(best)
+  if not least <= limit:
+    raise ValueError(
+      f"integers cost {least:.2%} more bits than floats, expected at most {limit:.2%}"
+    )
+  return best, least

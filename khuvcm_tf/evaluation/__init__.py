@@ -1,0 +1,1 @@
+"""What a codec costs and what it gives: measures, anchors, rate-distortion."""

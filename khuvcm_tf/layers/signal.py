@@ -1,0 +1,76 @@
+"""tfc's convolutions and normalization with the arguments that the papers' networks need.
+
+With these, a convolution samples symmetric positions: it equals padding by k // 2 on all sides (and
+output_padding 1 where it enlarges), for any size. TensorFlow's own "SAME" is shifted by a pixel for
+even sizes. Kernels are plain variables: the default of tfc keeps their Fourier transform, which
+costs 25-40 % more time on a CPU.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+import tensorflow_compression as tfc
+
+
+def conv_down(filters: int, kernel: int, stride: int, name: str) -> tf.keras.layers.Layer:
+  """Convolution of an analysis: [B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), filters]."""
+  return tfc.SignalConv2D(
+    filters,
+    (kernel, kernel),
+    corr=True,
+    strides_down=stride,
+    padding="same_zeros",
+    use_bias=True,
+    kernel_parameter="variable",
+    name=name,
+  )
+
+
+def conv_up(filters: int, kernel: int, stride: int, name: str) -> tf.keras.layers.Layer:
+  """Transposed convolution of a synthesis: [B, H, W, C] -> [B, H stride, W stride, filters]."""
+  return tfc.SignalConv2D(
+    filters,
+    (kernel, kernel),
+    corr=False,
+    strides_up=stride,
+    padding="same_zeros",
+    use_bias=True,
+    kernel_parameter="variable",
+    name=name,
+  )
+
+
+def conv(filters: int, kernel: int, name: str) -> tf.keras.layers.Layer:
+  """Convolution that keeps the size: [B, H, W, C] -> [B, H, W, filters]."""
+  return conv_down(filters, kernel, 1, name)
+
+
+def activation(kind: str, name: str, inverse: bool = False) -> tf.keras.layers.Layer:
+  """Returns the activation `kind` as a layer.
+
+  Args:
+    kind: "gdn", generalized divisive normalization x / sqrt(beta + gamma x^2) (Ballé et al., 2016;
+      tfc's own defaults are GDN1, without the square and the root), or "prelu", a leaky slope per
+      channel, much cheaper than GDN.
+    name: of the layer.
+    inverse: the synthesis's side of it (GDN multiplies; PReLU is the same).
+
+  Raises:
+    ValueError: `kind` is neither.
+  """
+  if kind == "gdn":
+    return tfc.GDN(inverse=inverse, alpha_parameter=2, epsilon_parameter=0.5, name=name)
+  if kind == "prelu":
+    return tf.keras.layers.PReLU(
+      alpha_initializer=tf.keras.initializers.Constant(0.25), shared_axes=[1, 2], name=name
+    )
+  raise ValueError(f"`activation` is {kind!r}, expected 'gdn' or 'prelu'")
+
+
+# Denominator of rectifiers' slopes, so that integer networks apply the very same slope.
+SLOPE_UNIT = 4096
+
+
+def rectifier(slope: float, name: str) -> tf.keras.layers.Layer:
+  """Returns a leaky ReLU for hyper transforms, its slope rounded to 1/4096 (0.0 is ReLU)."""
+  return tf.keras.layers.LeakyReLU(round(slope * SLOPE_UNIT) / SLOPE_UNIT, name=name)

@@ -1,0 +1,199 @@
+"""A model's folder: written at the end of training, found by path, by name or by fingerprint.
+
+  model.json     codec, its arguments, and how it was trained
+  weights.npz    float weights (float16 or float32)
+  integer.npz    integer weights and tables of the entropy coder
+  fingerprint    16 hexadecimal digits
+
+The fingerprint is the first 5 bytes of SHA-256 over the codec's name and `integer.npz`'s arrays,
+then the first 3 of SHA-256 over the synthesis weights as stored. Files carry it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+
+import numpy as np
+
+from khuvcm_tf import codecs, coding
+from khuvcm_tf.entropy import integer_hyperprior
+
+_FORMAT = 1
+# Greatest loss of bits that integers may cost against floats.
+LOSS_LIMIT = 0.005
+
+
+def save(
+  folder: str,
+  codec: codecs.Codec,
+  description: dict[str, object],
+  pictures: Sequence[np.ndarray],
+  weights_dtype: str = "float32",
+) -> coding.Model:
+  """Converts a trained codec and writes its folder, whole or not at all.
+
+  Args:
+    folder: to write; an earlier one is replaced.
+    codec: trained; its weights are rounded to `weights_dtype` in place.
+    description: at least "codec" and "arguments"; what `model.json` will say.
+    pictures: uint8 [H, W, 3], on which integers are calibrated and their loss is measured.
+    weights_dtype: "float32" or "float16".
+
+  Returns:
+    The model, as `load` would give it.
+
+  Raises:
+    coding.ModelError: integers would cost more than LOSS_LIMIT.
+  """
+  weights = {
+    name: value.numpy().astype(weights_dtype) for name, value in codec.named_weights().items()
+  }
+  codec.assign_weights(weights)
+  latents = [codec.latents(picture[np.newaxis]) for picture in pictures]
+  try:
+    conversion = integer_hyperprior.convert(codec.latent_coder, latents, LOSS_LIMIT)
+  except ValueError as error:
+    raise coding.ModelError(
+      f"the model was not converted to integers: {error}; train it longer "
+      "or on more varied pictures"
+    ) from error
+  integers = conversion.coder.state()
+  description = {"format": _FORMAT, **description, "integer_loss": conversion.loss}
+  fingerprint = _fingerprint(description["codec"], integers, weights)
+  _write(folder, description, weights, integers, fingerprint)
+  return coding.Model(codec, conversion.coder, fingerprint, description)
+
+
+def load(path_or_name: str, precision: str = "float32") -> coding.Model:
+  """Loads a model.
+
+  Args:
+    path_or_name: a model's folder, a training workdir, or the name of a shipped model.
+    precision: of the transforms: "float32", or "float64" where pixels have to be equal on all
+      machines too (twice the time).
+
+  Raises:
+    coding.ModelError: there is no such model, or it is damaged.
+  """
+  folder = find(path_or_name)
+  try:
+    with open(os.path.join(folder, "model.json"), encoding="utf-8") as file:
+      description = json.load(file)
+    if description["format"] != _FORMAT:
+      raise coding.ModelError(
+        f"{folder} has model format {description['format']}, expected {_FORMAT}; use the version "
+        "of the package that wrote it"
+      )
+    weights = _read_arrays(os.path.join(folder, "weights.npz"))
+    integers = _read_arrays(os.path.join(folder, "integer.npz"))
+    stored = read_fingerprint(folder)
+    fingerprint = _fingerprint(description["codec"], integers, weights)
+    if stored != fingerprint:
+      raise coding.ModelError(
+        f"{folder} is damaged: its fingerprint is {fingerprint.hex()}, expected {stored.hex()} as "
+        "stored with it; copy it again from its source"
+      )
+    codec = codecs.create(description["codec"], precision, **description["arguments"])
+    codec.assign_weights(weights)
+    coder = integer_hyperprior.IntegerHyperprior.from_state(integers)
+  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    raise coding.ModelError(f"{folder} is not a whole model: {error}") from error
+  coder.check_arithmetic()
+  return coding.Model(codec, coder, fingerprint, description)
+
+
+def names() -> list[str]:
+  """Returns the names of shipped models: those in $KHUVCM_MODELS, then those of the package."""
+  found = {}
+  for root in _roots():
+    if os.path.isdir(root):
+      for name in sorted(os.listdir(root)):
+        if os.path.isfile(os.path.join(root, name, "model.json")):
+          found.setdefault(name, os.path.join(root, name))
+  return list(found)
+
+
+def find(path_or_name: str) -> str:
+  """Returns the folder of a model that is named as for `load`."""
+  for folder in (path_or_name, os.path.join(path_or_name, "model")):
+    if os.path.isfile(os.path.join(folder, "model.json")):
+      return folder
+  for root in _roots():
+    folder = os.path.join(root, path_or_name)
+    if os.path.isfile(os.path.join(folder, "model.json")):
+      return folder
+  if os.path.isdir(os.path.join(path_or_name, "checkpoints")):
+    raise coding.ModelError(
+      f"{path_or_name} holds a run that has not ended: run bin/train.py on it to its end first"
+    )
+  raise coding.ModelError(
+    f"no model at {path_or_name!r}, expected a model's folder, a training workdir, or one of "
+    f"the shipped: {', '.join(names()) or 'none'}"
+  )
+
+
+def find_by_fingerprint(fingerprint: bytes) -> str | None:
+  """Returns the name of the shipped model that wrote a file, or None."""
+  for name in names():
+    if read_fingerprint(find(name)) == fingerprint:
+      return name
+  return None
+
+
+def read_fingerprint(folder: str) -> bytes:
+  """Returns the 8 bytes stored in a folder."""
+  with open(os.path.join(folder, "fingerprint"), encoding="ascii") as file:
+    return bytes.fromhex(file.read().strip())
+
+
+def _roots() -> list[str]:
+  roots = [os.environ["KHUVCM_MODELS"]] if os.environ.get("KHUVCM_MODELS") else []
+  return roots + [str(importlib.resources.files("khuvcm_tf.models"))]
+
+
+def _fingerprint(
+  name: str, integers: dict[str, np.ndarray], weights: dict[str, np.ndarray]
+) -> bytes:
+  entropy = hashlib.sha256(name.encode())
+  synthesis = hashlib.sha256()
+  for digest, arrays in (
+    (entropy, integers),
+    (synthesis, {key: value for key, value in weights.items() if key.startswith("synthesis/")}),
+  ):
+    for key in sorted(arrays):
+      array = np.ascontiguousarray(arrays[key])
+      array = array.astype(array.dtype.newbyteorder("<"))
+      digest.update(f"{key} {array.dtype.str} {array.shape}".encode())
+      digest.update(array.tobytes())
+  return entropy.digest()[: coding.ENTROPY_BYTES] + synthesis.digest()[: 8 - coding.ENTROPY_BYTES]
+
+
+def _read_arrays(path: str) -> dict[str, np.ndarray]:
+  with np.load(path, allow_pickle=False) as arrays:
+    return {name: arrays[name] for name in arrays.files}
+
+
+def _write(folder: str, description, weights, integers, fingerprint: bytes):
+  """Writes the files to a temporary folder beside `folder` and puts it in its place."""
+  folder = os.path.abspath(folder)
+  temporary, old = f"{folder}.tmp-{os.getpid()}", f"{folder}.old-{os.getpid()}"
+  os.makedirs(temporary)
+  np.savez_compressed(os.path.join(temporary, "weights.npz"), **weights)
+  np.savez_compressed(os.path.join(temporary, "integer.npz"), **integers)
+  with open(os.path.join(temporary, "model.json"), "w", encoding="utf-8") as file:
+    json.dump(description, file, indent=2)
+    file.write("\n")
+  with open(os.path.join(temporary, "fingerprint"), "w", encoding="ascii") as file:
+    file.write(fingerprint.hex() + "\n")
+  if os.path.isdir(folder):
+    os.rename(folder, old)
+  os.rename(temporary, folder)
+  if os.path.isdir(old):
+    for name in os.listdir(old):
+      os.remove(os.path.join(old, name))
+    os.rmdir(old)

@@ -1,0 +1,1 @@
+"""Pure functions on tensors: padding, banding. No state, no layers."""

@@ -1,0 +1,187 @@
+"""What happens around the `main` of every program in `bin/`.
+
+A program defines its flags, imports what it needs inside `main`, and ends in
+
+    if __name__ == "__main__":
+      program.run(main)
+
+TensorFlow takes seconds to import; a program that imports it only inside `main` answers
+`--helpshort` and a mistyped flag at once.
+
+What ends the program     On stderr                                             Exit code
+`main` returned           nothing of ours                                       0
+`--help`, `--helpshort`   nothing; the help goes to stdout                      0
+wrong flags or arguments  PROGRAM: error: what is wrong                         1
+`errors.Error`            PROGRAM: error: its text                              1
+an error of the system    PROGRAM: error: what failed and the file              1
+memory has run out        PROGRAM: error: out of memory: ...                    1
+any other exception       PROGRAM: unexpected error: ...                        1
+Ctrl-C                    PROGRAM: interrupted                                  130
+the reader of stdout left nothing                                               1
+
+Each of these is one line, with the traceback before it under `--debug`.
+"""
+
+from __future__ import annotations
+
+import logging as python_logging
+import os
+import pathlib
+import re
+import sys
+import traceback
+from typing import Callable
+
+from absl import app, flags, logging
+
+from khuvcm_tf.errors import Error
+
+DEBUG = flags.DEFINE_bool(
+  "debug", False, "Show tracebacks, and where and when each line was logged; let TensorFlow talk."
+)
+NUM_THREADS = flags.DEFINE_integer(
+  "num_threads",
+  0,
+  "Threads that TensorFlow may use within an operation, and for operations side by side; "
+  "0: one for each core.",
+  lower_bound=0,
+)
+
+
+def run(main: Callable[[], None]) -> None:
+  """Runs `main()` after the flags are parsed, and leaves the process with its exit code.
+
+  A file name or other argument that belongs to no flag is an error: it is most often the
+  rest of a pattern that the shell has expanded.
+
+  Args:
+    main: the program.
+  """
+  app.run(lambda _: _run_guarded(main), flags_parser=_parse_flags_alone)
+
+
+def run_on_files(main: Callable[[list[str]], None]) -> None:
+  """Runs `main(files)` with the arguments that belong to no flag; there must be at least one.
+
+  Args:
+    main: the program; takes the file names as they were typed.
+  """
+  app.run(lambda files: _run_guarded(lambda: main(files)), flags_parser=_parse_flags_and_files)
+
+
+def _parse_flags_alone(argv: list[str]) -> list[str]:
+  rest = _parse_flags(argv)
+  if rest:
+    _fail(
+      f"error: found {' '.join(rest)} beside the flags, expected flags only: "
+      "write --flag=value, and quote patterns such as '*.png'"
+    )
+  return rest
+
+
+def _parse_flags_and_files(argv: list[str]) -> list[str]:
+  files = _parse_flags(argv)
+  if not files:
+    _fail("error: found no file name, expected at least one: --helpshort shows how to call")
+  return files
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+  """Parses the flags; returns what is left beside the program's name."""
+  for holder in (DEBUG, NUM_THREADS):  # so that --helpshort lists them as the program's own
+    flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[holder.name])
+  try:
+    rest = flags.FLAGS(argv)[1:]
+  except flags.Error as error:
+    # absl says "flag --x=None: Flag --x must have a value other than None." of a missing flag.
+    required = r"flag --(\S+)=None: Flag --\1 must have a value other than None\."
+    text = re.sub(required, r"the flag --\1 is required", str(error))
+    _fail(f"error: {_one_line(text)} (--helpshort lists the flags)")
+  except SystemExit as end:
+    # Only the help flags leave from here, and absl lets them leave with 1.
+    raise SystemExit(0) from end
+  return rest
+
+
+def _run_guarded(main: Callable[[], None]) -> None:
+  """Runs `main` within its surroundings and turns its end into an exit code."""
+  try:
+    _prepare_tensorflow()
+    _prepare_logging()
+    main()
+    sys.stdout.flush()
+  except BrokenPipeError:
+    # The reader, such as `head`, has seen enough; nothing may be written to it on the way out.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
+  except KeyboardInterrupt:
+    _fail("interrupted", code=130)
+  except Exception as error:
+    _fail(_describe(error))
+
+
+def _describe(error: Exception) -> str:
+  text = _one_line(str(error))
+  if isinstance(error, Error):
+    return f"error: {text}"
+  if isinstance(error, MemoryError) or _is_tensorflow_out_of_memory(error):
+    return f"error: out of memory: {text or 'no details'}: give it less at once, or more memory"
+  if isinstance(error, OSError) and error.strerror and error.filename is not None:
+    return f"error: {error.filename}: {error.strerror}"
+  again = "" if DEBUG.value else " (run again with --debug for the traceback)"
+  return f"unexpected error: {type(error).__name__}: {text}{again}"
+
+
+def _is_tensorflow_out_of_memory(error: Exception) -> bool:
+  # An error of TensorFlow can only come from a process that has imported it.
+  tf = sys.modules.get("tensorflow")
+  return tf is not None and isinstance(error, tf.errors.ResourceExhaustedError)
+
+
+def _fail(message: str, code: int = 1) -> None:
+  logging.flush()
+  sys.stdout.flush()
+  if sys.exc_info()[0] is not None and flags.FLAGS.is_parsed() and DEBUG.value:
+    traceback.print_exc()
+  print(f"{pathlib.Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+  sys.exit(code)
+
+
+def _one_line(text: str) -> str:
+  return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _prepare_tensorflow() -> None:
+  if not DEBUG.value:
+    # 3, since TensorFlow 2.14 reports even its usual start on a machine without GPU as errors.
+    # What fails later comes as an exception whatever this says.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  if NUM_THREADS.value:
+    import tensorflow as tf  # here, since a program may need neither it nor the seconds it takes
+
+    tf.config.threading.set_intra_op_parallelism_threads(NUM_THREADS.value)
+    tf.config.threading.set_inter_op_parallelism_threads(NUM_THREADS.value)
+
+
+def _prepare_logging() -> None:
+  if not DEBUG.value:
+    handler = logging.get_absl_handler()
+    handler.setFormatter(_TerminalFormatter())
+    handler.addFilter(_is_for_the_user)
+
+
+class _TerminalFormatter(python_logging.Formatter):
+  """`notice: ...`, `warning: ...`, `error: ...` in place of absl's `I0131 12:34:56.789 1 f.py:1]`."""
+
+  def format(self, record: python_logging.LogRecord) -> str:
+    name = "notice" if record.levelno == python_logging.INFO else record.levelname.lower()
+    return f"{name}: {super().format(record)}"
+
+
+def _is_for_the_user(record: python_logging.LogRecord) -> bool:
+  """Whether the line is a warning, or a notice of ours: libraries report every step as a notice."""
+  if record.levelno > python_logging.INFO:
+    return True
+  ours = pathlib.Path(__file__).resolve().parent
+  folders = (ours, ours.parent / "detection", pathlib.Path(sys.argv[0]).resolve().parent)
+  return any(folder in pathlib.Path(record.pathname).resolve().parents for folder in folders)

@@ -1,0 +1,217 @@
+"""The recipe of a run, from pictures to a model's folder; it reads top to bottom in `train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+
+import tensorflow as tf
+from absl import logging
+
+from khuvcm_tf import codecs, errors
+from khuvcm_tf.data import images, pipeline
+from khuvcm_tf.training import board as board_lib
+from khuvcm_tf.training import callbacks, losses, schedules
+from khuvcm_tf.training import checkpoints as checkpoints_lib
+from khuvcm_tf.training import trainer as trainer_lib
+
+STRATEGIES = ("default", "mirrored", "multi_worker")
+ON_NAN = ("stop", "restore")
+
+# How often a run may go back to its last checkpoint before it stops all the same.
+_MOST_RESTORES = 5
+
+
+class TrainingError(errors.Error):
+  """Training that cannot begin or go on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """All that a run follows from. `bin/train.py --helpshort` says what each field means."""
+
+  workdir: str
+  codec: str
+  arguments: dict[str, object]
+  rate_distortion: float
+  train_images: str | None = None
+  train_tfds: str | None = None
+  validation_images: str | None = None
+  validation_limit: int = 16
+  distortion: str = "mse"
+  crop_size: int = 256
+  smallest_scale: float = 1.0
+  batch_size: int = 8
+  max_steps: int = 1_000_000
+  learning_rate: float = 1e-4
+  learning_rate_schedule: str = "drops"
+  warmup_steps: int = 0
+  clip_norm: float = 1.0
+  ema: float = 0.0
+  mixed_precision: bool = False
+  jit_compile: bool = False
+  strategy: str = "default"
+  on_nan: str = "stop"
+  seed: int = 0
+  log_steps: int = 100
+  checkpoint_steps: int = 1000
+  cache_gib: float = 4.0
+  profile: bool = False
+
+
+def train(recipe: Recipe) -> None:
+  """Trains to `max_steps`, going on from the last checkpoint in `workdir` where there is one.
+
+  Raises:
+    TrainingError, pipeline.DataError, images.ImageError: what the person who started it can mend.
+  """
+  strategy = _strategy(recipe)
+  chief, worker, workers = _place(strategy)
+  if recipe.batch_size % strategy.num_replicas_in_sync:
+    raise TrainingError(
+      f"--batch_size={recipe.batch_size} is not a multiple of the "
+      f"{strategy.num_replicas_in_sync} replicas of --strategy={recipe.strategy}"
+    )
+  tf.keras.utils.set_random_seed(recipe.seed)
+
+  photos, validation = _pictures(recipe)
+  with strategy.scope():
+    trainer = _trainer(recipe)
+    checkpoints = checkpoints_lib.Checkpoints(recipe.workdir, trainer, chief)
+  logging.info("%d training pictures, %d for validation", len(photos.names), len(validation))
+  if checkpoints.restore():
+    logging.info("goes on from step %d of %d", checkpoints.step, recipe.max_steps)
+
+  restores = 0
+  while checkpoints.step < recipe.max_steps:
+    try:
+      _fit(recipe, strategy, trainer, checkpoints, photos, validation, chief, worker, workers)
+    except callbacks.Exploded as error:
+      restores += 1
+      _go_back(recipe, trainer, checkpoints, error, restores)
+  checkpoints.restore_best()
+
+
+def _fit(recipe, strategy, trainer, checkpoints, photos, validation, chief, worker, workers):
+  """Runs Keras `fit` from the step reached to the last."""
+  first_step = checkpoints.step
+  board = None
+  if chief:
+    board = board_lib.Board(os.path.join(recipe.workdir, "logs"), first_step)
+    board.text("flags", board_lib.as_markdown(recipe))
+
+  def batches(context=None):
+    # Each process feeds its own replicas: an equal part of every batch.
+    shard = (worker, workers) if context else (0, 1)
+    return pipeline.training_batches(
+      photos,
+      recipe.batch_size,
+      recipe.crop_size,
+      recipe.seed,
+      first_step,
+      recipe.smallest_scale,
+      shard,
+    )
+
+  if recipe.strategy == "default":
+    dataset = batches()
+  else:
+    dataset = strategy.distribute_datasets_from_function(
+      lambda context: (
+        batches(context).unbatch().batch(context.get_per_replica_batch_size(recipe.batch_size))
+      )
+    )
+  keep = callbacks.Keep(checkpoints, board, validation, recipe.checkpoint_steps, recipe.max_steps)
+  followers = [
+    callbacks.Guard(),
+    callbacks.Log(board, recipe.log_steps, first_step, recipe.max_steps),
+    keep,
+  ]
+  if recipe.profile and chief:
+    followers.append(
+      tf.keras.callbacks.TensorBoard(
+        os.path.join(recipe.workdir, "logs"), profile_batch=(10, 20), write_graph=False
+      )
+    )
+  try:
+    trainer.fit(
+      dataset,
+      steps_per_epoch=recipe.max_steps - first_step,
+      epochs=1,
+      verbose=0,
+      callbacks=followers,
+    )
+  except KeyboardInterrupt:
+    checkpoints.save()
+    raise
+
+
+def _go_back(recipe, trainer, checkpoints, error, restores: int):
+  """Restores the last checkpoint at half the learning rate, or ends the run."""
+  if recipe.on_nan == "stop":
+    raise TrainingError(
+      f"{error}; lower --learning_rate, or give --on_nan=restore to go back and on at half of it"
+    )
+  lower = float(trainer.schedule.scale) / 2
+  if restores > _MOST_RESTORES or not checkpoints.restore():
+    raise TrainingError(f"{error}, for the {restores}. time; lower --learning_rate")
+  trainer.schedule.scale.assign(lower)
+  logging.warning("%s: back to step %d at %g of the learning rate", error, checkpoints.step, lower)
+
+
+def _strategy(recipe: Recipe) -> tf.distribute.Strategy:
+  if recipe.strategy == "mirrored":
+    return tf.distribute.MirroredStrategy()
+  if recipe.strategy == "multi_worker":
+    if "TF_CONFIG" not in os.environ:
+      raise TrainingError(
+        "--strategy=multi_worker needs the environment variable TF_CONFIG, with the cluster's "
+        "workers and this one's index; see the README"
+      )
+    return tf.distribute.MultiWorkerMirroredStrategy()
+  return tf.distribute.get_strategy()
+
+
+def _place(strategy: tf.distribute.Strategy):
+  """Returns whether this process is the chief, its index, and the number of processes."""
+  resolver = strategy.cluster_resolver
+  if resolver is None or not resolver.task_type:
+    return True, 0, 1
+  workers = len(json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"])
+  return resolver.task_id == 0, resolver.task_id, workers
+
+
+def _pictures(recipe: Recipe):
+  """Returns photos to train on, and a list of validation pictures."""
+  cache = int(recipe.cache_gib * 2**30)
+  if recipe.train_tfds:
+    photos = pipeline.load_tfds(recipe.train_tfds, recipe.crop_size, cache)
+  elif recipe.train_images:
+    photos = pipeline.load(recipe.train_images, recipe.crop_size, cache)
+  else:
+    raise TrainingError("nothing to train on: give --train_images or --train_tfds")
+  if recipe.validation_images:
+    paths = images.find_images(recipe.validation_images)[: recipe.validation_limit]
+    return photos, [pipeline.to_rgb(images.read_image(path)) for path in paths]
+  return pipeline.held_out(photos, recipe.validation_limit)
+
+
+def _trainer(recipe: Recipe) -> trainer_lib.Trainer:
+  """Builds and compiles codec and loss."""
+  dtype = "mixed_bfloat16" if recipe.mixed_precision else "float32"
+  codec = codecs.create(recipe.codec, dtype, **recipe.arguments)
+  schedule = schedules.Schedule(
+    recipe.learning_rate, recipe.learning_rate_schedule, recipe.warmup_steps, recipe.max_steps
+  )
+  trainer = trainer_lib.Trainer(
+    codec, recipe.rate_distortion, losses.DISTORTIONS[recipe.distortion], schedule
+  )
+  optimizer = tf.keras.optimizers.Adam(
+    schedule,
+    global_clipnorm=recipe.clip_norm or None,
+    use_ema=recipe.ema > 0,
+    ema_momentum=recipe.ema or 0.99,
+  )
+  trainer.compile(optimizer, jit_compile=recipe.jit_compile)
+  return trainer

@@ -1,0 +1,109 @@
+"""The train step: loss = lambda * D + R, for any codec."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Callable
+
+import tensorflow as tf
+
+from khuvcm_tf.training import losses
+
+
+class Trainer(tf.keras.Model):
+  """A codec with its loss, for Keras `fit`.
+
+  Args:
+    codec: pictures -> (decoded, {substream: bits}).
+    rate_distortion: lambda, the weight of the distortion against bits per pixel.
+    distortion: [B, H, W, C] twice -> [B].
+    schedule: step -> learning rate, what the optimizer was given.
+
+  Attributes:
+    means: running means of the loss and its terms, reset by whoever reads them.
+    input_seconds: how long steps have waited for their batches, reset likewise.
+  """
+
+  def __init__(
+    self, codec: tf.keras.Model, rate_distortion: float, distortion: Callable, schedule: Callable
+  ):
+    super().__init__()
+    self.codec = codec
+    self.rate_distortion = rate_distortion
+    self.distortion = distortion
+    self.schedule = schedule
+    self.input_seconds = 0.0
+    names = ["loss", "distortion", "bpp", "psnr", "grad_norm"]
+    names += [f"bpp_{name}" for name in codec.substreams]
+    self.means = {name: tf.keras.metrics.Mean(name=name) for name in names}
+
+  @property
+  def metrics(self):
+    return list(self.means.values())
+
+  def terms(self, pictures: tf.Tensor, training: bool):
+    """Returns the loss and its terms.
+
+    Args:
+      pictures: uint8 [B, H, W, C].
+      training: whether rounding is replaced by noise or straight-through values.
+
+    Returns:
+      (decoded pictures, {"loss", "distortion", "bpp", "bpp_*" (bits per pixel), "psnr" (dB, of the
+      mean MSE)}), scalars that are means over the batch.
+    """
+    decoded, bits = self.codec(pictures, training=training)
+    pixels = tf.cast(tf.shape(pictures)[1] * tf.shape(pictures)[2], tf.float32)
+    rates = {f"bpp_{name}": tf.reduce_mean(value) / pixels for name, value in bits.items()}
+    bpp = tf.add_n(list(rates.values()))
+    distortion = tf.reduce_mean(self.distortion(pictures, decoded))
+    mse = tf.reduce_mean(losses.mse(pictures, decoded))
+    psnr = 10.0 / math.log(10.0) * tf.math.log(255.0**2 / mse)
+    loss = self.rate_distortion * distortion + bpp
+    return decoded, {"loss": loss, "distortion": distortion, "bpp": bpp, "psnr": psnr, **rates}
+
+  def train_step(self, pictures):
+    with tf.GradientTape() as tape:
+      _, terms = self.terms(pictures, training=True)
+      # Gradients are summed over replicas.
+      replicas = tf.distribute.get_strategy().num_replicas_in_sync
+      loss = terms["loss"] / replicas
+    variables = self.codec.trainable_variables
+    gradients = tape.gradient(loss, variables)
+    self.optimizer.apply_gradients(zip(gradients, variables))
+    terms["grad_norm"] = tf.linalg.global_norm(gradients) * replicas
+    for name, value in terms.items():
+      self.means[name].update_state(value)
+    return terms
+
+  def make_train_function(self, force: bool = False):
+    """As Keras makes it, but the wait for a batch is measured."""
+    strategy = self.distribute_strategy
+
+    @tf.function(jit_compile=self.jit_compile or None)
+    def step(pictures):
+      return self.train_step(pictures)
+
+    @tf.function
+    def all_replicas(pictures):
+      terms = strategy.run(step, args=(pictures,))
+      return tf.nest.map_structure(lambda value: strategy.reduce("MEAN", value, axis=None), terms)
+
+    def train_function(iterator):
+      started = time.perf_counter()
+      pictures = next(iterator)
+      self.input_seconds += time.perf_counter() - started
+      return all_replicas(pictures)
+
+    if self.train_function is None or force:
+      self.train_function = train_function
+    return self.train_function
+
+  @tf.function(input_signature=[tf.TensorSpec((1, None, None, None), tf.uint8)])
+  def validate(self, picture):
+    """Returns (decoded, terms) of one whole picture with rounding in place of noise."""
+    return self.terms(picture, training=False)
+
+  def call(self, pictures, training=False):
+    return self.codec(pictures, training=training)

@@ -1,0 +1,66 @@
+"""Packages `khuvcm_tf`, `detection`, and the shipped models as `khuvcm_tf.models`."""
+
+from setuptools import find_packages, setup
+
+REQUIRED = [
+  # The last version that tensorflow-compression was released for. Brings Keras and TensorBoard 2.14.
+  "tensorflow==2.14.*",
+  # Range coder, SignalConv2D, GDN; its compiled ops fit exactly one minor version of TensorFlow.
+  "tensorflow-compression==2.14.*",
+  # Older releases do not read today's data set metadata.
+  "tensorflow-datasets>=4.9.2",
+  # Later ones need protobuf 5, which TensorFlow 2.14 excludes; pip does not see the conflict.
+  "tensorflow-metadata<1.18",
+  # TensorBoard 2.14 imports pkg_resources, which setuptools 81 no longer has.
+  "setuptools<81",
+  # TensorFlow 2.14 is compiled against numpy 1; stated so that no other package brings 2.
+  "numpy>=1.23.5,<2",
+  # Flags and logging of the programs.
+  "absl-py>=1.4",
+  # Reads and writes pictures; AVIF, one of the anchors, is built in since 11.3.
+  "pillow>=11.3",
+  # Video frames and resampling; headless needs no display, 4.12 needs numpy 2.
+  "opencv-python-headless>=4.8,<4.12",
+  # Progress bars.
+  "tqdm>=4.60",
+]
+
+# TensorFlow's own `and-cuda` asks for a tensorrt that cannot be installed. These are the CUDA 11.8
+# libraries that TensorFlow 2.14 was built with, to the digit: it loads them by their sonames.
+GPU = [
+  "nvidia-cublas-cu11==11.11.3.6",
+  "nvidia-cuda-cupti-cu11==11.8.87",
+  "nvidia-cuda-nvcc-cu11==11.8.89",
+  "nvidia-cuda-runtime-cu11==11.8.89",
+  "nvidia-cudnn-cu11==8.7.0.84",
+  "nvidia-cufft-cu11==10.9.0.58",
+  "nvidia-curand-cu11==10.3.0.86",
+  "nvidia-cusolver-cu11==11.4.1.48",
+  "nvidia-cusparse-cu11==11.7.5.86",
+  "nvidia-nccl-cu11==2.16.5",
+]
+
+# What a checkout needs beside the packages: tests, lint, and `make demo`.
+DEV = [
+  "pytest>=8.1",  # --import-mode=importlib as tests/ uses it
+  "pytest-xdist>=3.5",  # make test runs in two processes
+  "hypothesis>=6.100",  # properties
+  "scipy>=1.11",  # oracle of likelihoods; tensorflow-compression holds it at 1.11
+  "scikit-image>=0.22",  # oracle of SSIM; its sample photos are those of make demo
+  "dill>=0.3.6",  # tensorflow_datasets.testing imports it
+  "psutil>=5.9",  # memory of processes under test
+  "ruff==0.17.*",  # the formatter's output changes between minor versions
+]
+
+setup(
+  name="khuvcm-tf",
+  version="0.1.0",
+  description="Learned image and feature compression in TensorFlow",
+  license="Apache-2.0",
+  python_requires=">=3.9,<3.12",  # the Pythons that TensorFlow 2.14 has wheels for
+  packages=[*find_packages(include=["khuvcm_tf*", "detection*"]), "khuvcm_tf.models"],
+  package_dir={"khuvcm_tf.models": "models"},
+  package_data={"khuvcm_tf.models": ["**/*.json", "**/*.npz", "**/fingerprint"]},
+  install_requires=REQUIRED,
+  extras_require={"gpu": GPU, "dev": DEV},
+)
