@@ -3,8 +3,10 @@
 from setuptools import find_packages, setup
 
 REQUIRED = [
-  # The last version that tensorflow-compression was released for. Brings Keras and TensorBoard 2.14.
+  # The last version that tensorflow-compression was released for. Brings Keras 2.14.
   "tensorflow==2.14.*",
+  # Training writes its event files by it; TensorFlow asks for the same version.
+  "tensorboard==2.14.*",
   # Range coder, SignalConv2D, GDN; its compiled ops fit exactly one minor version of TensorFlow.
   "tensorflow-compression==2.14.*",
   # Older releases do not read today's data set metadata.
@@ -15,6 +17,10 @@ REQUIRED = [
   "setuptools<81",
   # TensorFlow 2.14 is compiled against numpy 1; stated so that no other package brings 2.
   "numpy>=1.23.5,<2",
+  # Under tensorflow-datasets. A folder of wheels does not say which Python a version is for, and
+  # pip then searches for hours; these are the last versions for 3.9 and for 3.10.
+  'etils<1.6; python_version < "3.10"',
+  'etils<1.14; python_version < "3.11"',
   # Flags and logging of the programs.
   "absl-py>=1.4",
   # Reads and writes pictures; AVIF, one of the anchors, is built in since 11.3.
@@ -49,6 +55,7 @@ DEV = [
   "scikit-image>=0.22",  # oracle of SSIM; its sample photos are those of make demo
   "dill>=0.3.6",  # tensorflow_datasets.testing imports it
   "psutil>=5.9",  # memory of processes under test
+  "setuptools>=64",  # a test builds an editable install; venv on Python 3.9 brings 58
   "ruff==0.17.*",  # the formatter's output changes between minor versions
 ]
 

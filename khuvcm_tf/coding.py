@@ -2,7 +2,7 @@
 
 model = khuvcm_tf.load("mbt2018_mean_q3")     # a shipped name, a folder, a training workdir
 data = model.compress(picture)                # uint8 [H, W, 3] or [H, W, 1] -> bytes
-picture = model.decompress(data)              # the same on every machine, up to its pixels' rounding
+picture = model.decompress(data)              # the same symbols on every machine
 model.estimate(picture)                       # {"z": bits, "y": bits}
 """
 
@@ -72,12 +72,12 @@ class Model(tf.Module):
     Raises:
       ModelError: the picture is of another shape or type, or cannot be coded.
     """
-    picture = _checked(picture)
+    picture = checked(picture)
     self._check_memory(*picture.shape[:2])
     try:
       return self._compress(picture).numpy()
     except tf.errors.InvalidArgumentError as error:
-      raise ModelError(f"the picture cannot be coded: {_assertion(error)}") from error
+      raise ModelError(f"the picture cannot be coded: {assertion(error)}") from error
 
   def decompress(
     self,
@@ -121,7 +121,7 @@ class Model(tf.Module):
 
   def estimate(self, picture: np.ndarray) -> dict[str, float]:
     """Returns the bits that the integer tables give to each substream of a picture."""
-    bits = self._estimate(_checked(picture))
+    bits = self._estimate(checked(picture))
     return {name: float(value) for name, value in bits.items()}
 
   def compress_graph(self, picture: tf.Tensor) -> tf.Tensor:
@@ -221,7 +221,7 @@ _INEXACT = (
 )
 
 
-def _checked(picture: np.ndarray) -> np.ndarray:
+def checked(picture: np.ndarray) -> np.ndarray:
   """Returns a picture as [H, W, 1 or 3], or raises ModelError."""
   picture = np.asarray(picture)
   if picture.ndim == 2:
@@ -236,7 +236,7 @@ def _checked(picture: np.ndarray) -> np.ndarray:
   return picture
 
 
-def _assertion(error: tf.errors.InvalidArgumentError) -> str:
+def assertion(error: tf.errors.InvalidArgumentError) -> str:
   """Returns the words of a `tf.debugging.Assert` that failed, on one line."""
   words = error.message.split("assertion failed: ")[-1]
   return words.splitlines()[0].replace("[", "").replace("]", "")

@@ -151,9 +151,18 @@ def read_fingerprint(folder: str) -> bytes:
     return bytes.fromhex(file.read().strip())
 
 
+def write_fingerprint(folder: str, fingerprint: bytes) -> None:
+  """Stores 8 bytes in a folder, as 16 hexadecimal digits."""
+  with open(os.path.join(folder, "fingerprint"), "w", encoding="ascii") as file:
+    file.write(fingerprint.hex() + "\n")
+
+
 def _roots() -> list[str]:
   roots = [os.environ["KHUVCM_MODELS"]] if os.environ.get("KHUVCM_MODELS") else []
-  return roots + [str(importlib.resources.files("khuvcm_tf.models"))]
+  try:
+    return roots + [str(importlib.resources.files("khuvcm_tf.models"))]
+  except ModuleNotFoundError:  # a checkout that is not installed
+    return roots + [os.path.join(os.path.dirname(os.path.dirname(__file__)), "models")]
 
 
 def _fingerprint(
@@ -188,8 +197,7 @@ def _write(folder: str, description, weights, integers, fingerprint: bytes):
   with open(os.path.join(temporary, "model.json"), "w", encoding="utf-8") as file:
     json.dump(description, file, indent=2)
     file.write("\n")
-  with open(os.path.join(temporary, "fingerprint"), "w", encoding="ascii") as file:
-    file.write(fingerprint.hex() + "\n")
+  write_fingerprint(temporary, fingerprint)
   if os.path.isdir(folder):
     os.rename(folder, old)
   os.rename(temporary, folder)

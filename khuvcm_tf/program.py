@@ -6,7 +6,9 @@ A program defines its flags, imports what it needs inside `main`, and ends in
       program.run(main)
 
 TensorFlow takes seconds to import; a program that imports it only inside `main` answers
-`--helpshort` and a mistyped flag at once.
+`--helpshort` and a mistyped flag at once. absl's flags and logging are used, but not its `app.run`:
+TensorFlow 2.14 leaves absl a call for after the start, and where absl has already started, that
+call comes in the middle of the import, after which `==` of tensors in graphs compares identities.
 
 What ends the program     On stderr                                             Exit code
 `main` returned           nothing of ours                                       0
@@ -57,7 +59,13 @@ def run(main: Callable[[], None]) -> None:
   Args:
     main: the program.
   """
-  app.run(lambda _: _run_guarded(main), flags_parser=_parse_flags_alone)
+  rest = _parse_flags(sys.argv)
+  if rest:
+    _fail(
+      f"error: found {' '.join(rest)} beside the flags, expected flags only: "
+      "write --flag=value, and quote patterns such as '*.png'"
+    )
+  _run_guarded(main)
 
 
 def run_on_files(main: Callable[[list[str]], None]) -> None:
@@ -66,28 +74,15 @@ def run_on_files(main: Callable[[list[str]], None]) -> None:
   Args:
     main: the program; takes the file names as they were typed.
   """
-  app.run(lambda files: _run_guarded(lambda: main(files)), flags_parser=_parse_flags_and_files)
-
-
-def _parse_flags_alone(argv: list[str]) -> list[str]:
-  rest = _parse_flags(argv)
-  if rest:
-    _fail(
-      f"error: found {' '.join(rest)} beside the flags, expected flags only: "
-      "write --flag=value, and quote patterns such as '*.png'"
-    )
-  return rest
-
-
-def _parse_flags_and_files(argv: list[str]) -> list[str]:
-  files = _parse_flags(argv)
+  files = _parse_flags(sys.argv)
   if not files:
     _fail("error: found no file name, expected at least one: --helpshort shows how to call")
-  return files
+  _run_guarded(lambda: main(files))
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
   """Parses the flags; returns what is left beside the program's name."""
+  app.define_help_flags()
   for holder in (DEBUG, NUM_THREADS):  # so that --helpshort lists them as the program's own
     flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[holder.name])
   try:
@@ -164,6 +159,9 @@ def _prepare_tensorflow() -> None:
 
 
 def _prepare_logging() -> None:
+  logging.use_absl_handler()
+  if flags.FLAGS["verbosity"].using_default_value:
+    logging.set_verbosity(logging.INFO)
   if not DEBUG.value:
     handler = logging.get_absl_handler()
     handler.setFormatter(_TerminalFormatter())
@@ -171,7 +169,7 @@ def _prepare_logging() -> None:
 
 
 class _TerminalFormatter(python_logging.Formatter):
-  """`notice: ...`, `warning: ...`, `error: ...` in place of absl's `I0131 12:34:56.789 1 f.py:1]`."""
+  """`notice: ...`, `warning: ...` and `error: ...` in place of absl's `I0131 12:34:56.789 ...]`."""
 
   def format(self, record: python_logging.LogRecord) -> str:
     name = "notice" if record.levelno == python_logging.INFO else record.levelname.lower()

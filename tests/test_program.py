@@ -207,6 +207,15 @@ def test_num_threads_is_set_for_both_pools_before_main(end):
   assert err == "", "TensorFlow's start-up lines are hidden"
 
 
+def test_tensors_in_graphs_compare_by_value_where_main_imports_tensorflow(end):
+  body = """
+    import tensorflow as tf
+    equal = tf.function(lambda x: x == 1)
+    print(equal(tf.constant([1, 2])).numpy())
+  """
+  assert end(body, "--input=x") == (0, "[ True False]\n", "")
+
+
 def test_the_log_level_that_the_user_set_stays(end):
   body = "import os; print(os.environ['TF_CPP_MIN_LOG_LEVEL'])"
   assert end(body, "--input=x", TF_CPP_MIN_LOG_LEVEL="1")[1] == "1\n"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import List
-
 import tensorflow as tf
 
 from khuvcm_tf import errors

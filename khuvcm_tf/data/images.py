@@ -25,7 +25,12 @@ from khuvcm_tf import errors
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "GIF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".gif")
 LOSSLESS = {
-    ".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".ppm": "PPM", ".pgm": "PPM"
+  ".png": "PNG",
+  ".tif": "TIFF",
+  ".tiff": "TIFF",
+  ".bmp": "BMP",
+  ".ppm": "PPM",
+  ".pgm": "PPM",
 }
 MAX_PIXELS = 2**27
 
@@ -39,12 +44,19 @@ class ImageError(errors.Error):
 
 
 def find_images(pattern: str) -> list[str]:
-  """Lists picture files, sorted by path.
+  """Lists picture files as `find_files` does, those that end in `SUFFIXES`."""
+  return find_files(pattern, SUFFIXES, "pictures")
+
+
+def find_files(pattern: str, suffixes: tuple[str, ...], what: str) -> list[str]:
+  """Lists files, sorted by path.
 
   Args:
     pattern: one file (taken whatever its suffix), a folder (searched with its subfolders), or a
-      glob in which `**` crosses folders. Folders and globs yield the suffixes in `SUFFIXES`, in
-      upper or lower case, and no hidden files.
+      glob in which `**` crosses folders. Folders and globs yield the suffixes given, in upper or
+      lower case, and no hidden files.
+    suffixes: in lower case, with their dots.
+    what: is looked for, in the words of the error.
 
   Returns:
     At least one path.
@@ -58,11 +70,12 @@ def find_images(pattern: str) -> list[str]:
   if os.path.isdir(path):
     path = os.path.join(glob.escape(path), "**", "*")
   found = glob.glob(path, recursive=True)
-  found = sorted({p for p in found if p.lower().endswith(SUFFIXES) and os.path.isfile(p)})
+  found = sorted({p for p in found if p.lower().endswith(suffixes) and os.path.isfile(p)})
   if not found:
     raise ImageError(
-        f"{pattern}: no pictures found; expected a file, a folder or a glob of files that end in "
-        f"{', '.join(SUFFIXES)}")
+      f"{pattern}: no {what} found; expected a file, a folder or a glob of files that end in "
+      f"{', '.join(suffixes)}"
+    )
   return found
 
 
@@ -94,8 +107,9 @@ def read_image(path: str, alpha: str = "refuse", max_pixels: int = MAX_PIXELS) -
     opacity = _opacity(picture)
     if opacity is not None and background is None:
       raise ImageError(
-          f"{path}: has transparent pixels; expected an opaque picture; pass `--alpha=white` (or "
-          "black, or #rrggbb) to put it on a background")
+        f"{path}: has transparent pixels; expected an opaque picture; pass `--alpha=white` (or "
+        "black, or #rrggbb) to put it on a background"
+      )
     colour = _to_srgb(picture, path)
   if opacity is not None:
     logging.warning("%s: transparent picture is put on %s", path, alpha)
@@ -119,13 +133,15 @@ def write_image(path: str, image: np.ndarray) -> None:
   suffix = os.path.splitext(path)[1].lower()
   if suffix not in LOSSLESS:
     raise ImageError(
-        f"{path}: pictures are not written as {suffix or 'files without a suffix'!r}; expected a "
-        f"lossless format, one of {', '.join(LOSSLESS)}; choose .png and convert it afterwards")
+      f"{path}: pictures are not written as {suffix or 'files without a suffix'!r}; expected a "
+      f"lossless format, one of {', '.join(LOSSLESS)}; choose .png and convert it afterwards"
+    )
   image = np.asarray(image)
   if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3) or not image.size:
     raise ValueError(
-        f"`image` is {image.dtype} {image.shape}; expected uint8 [H, W, 3] or [H, W, 1]; round, "
-        "clip and cast it first")
+      f"`image` is {image.dtype} {image.shape}; expected uint8 [H, W, 3] or [H, W, 1]; round, "
+      "clip and cast it first"
+    )
   file = io.BytesIO()
   Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(file, LOSSLESS[suffix])
   write_bytes(path, file.getvalue())
@@ -160,8 +176,9 @@ def write_bytes(path: str, data: bytes) -> None:
         os.unlink(temporary)
   except OSError as error:
     raise ImageError(
-        f"{path}: cannot be written: {error.strerror}; expected an existing, writable folder with "
-        f"space for {len(data)} bytes") from error
+      f"{path}: cannot be written: {error.strerror}; expected an existing, writable folder with "
+      f"space for {len(data)} bytes"
+    ) from error
 
 
 def _background(alpha: str) -> tuple[int, int, int] | None:
@@ -172,7 +189,8 @@ def _background(alpha: str) -> tuple[int, int, int] | None:
     return ImageColor.getrgb(alpha)[:3]
   except ValueError as error:
     raise ImageError(
-        f"alpha={alpha!r} is not known; expected refuse, white, black or #rrggbb") from error
+      f"alpha={alpha!r} is not known; expected refuse, white, black or #rrggbb"
+    ) from error
 
 
 def _decode(path: str, max_pixels: int) -> Image.Image:
@@ -181,7 +199,8 @@ def _decode(path: str, max_pixels: int) -> Image.Image:
     file = open(path, "rb")
   except OSError as error:
     raise ImageError(
-        f"{path}: cannot be read: {error.strerror}; expected a picture file") from error
+      f"{path}: cannot be read: {error.strerror}; expected a picture file"
+    ) from error
   try:
     with file:
       header = file.read(4096)
@@ -193,17 +212,19 @@ def _decode(path: str, max_pixels: int) -> Image.Image:
     raise
   except UnidentifiedImageError as error:
     raise ImageError(
-        f"{path}: not a picture, or damaged; expected 8-bit PNG, JPEG, WebP, TIFF, BMP, PPM or "
-        "GIF; open it in another program to see whether it is whole") from error
+      f"{path}: not a picture, or damaged; expected 8-bit PNG, JPEG, WebP, TIFF, BMP, PPM or "
+      "GIF; open it in another program to see whether it is whole"
+    ) from error
   except Image.DecompressionBombError as error:
     raise ImageError(
-        f"{path}: has more than {2 * Image.MAX_IMAGE_PIXELS} pixels, Pillow's own limit; expected "
-        f"at most {max_pixels}; cut it into parts") from error
+      f"{path}: has more than {2 * Image.MAX_IMAGE_PIXELS} pixels, Pillow's own limit; expected "
+      f"at most {max_pixels}; cut it into parts"
+    ) from error
   except Exception as error:  # Pillow's readers raise whatever damage leads them to.
     reason = " ".join(str(error).split()) or type(error).__name__
     raise ImageError(
-        f"{path}: damaged or cut short: {reason}; expected a whole picture file; "
-        "fetch it again") from error
+      f"{path}: damaged or cut short: {reason}; expected a whole picture file; fetch it again"
+    ) from error
 
 
 def _check_header(picture: Image.Image, header: bytes, path: str, max_pixels: int) -> None:
@@ -211,23 +232,27 @@ def _check_header(picture: Image.Image, header: bytes, path: str, max_pixels: in
   width, height = picture.size
   if width * height > max_pixels:
     raise ImageError(
-        f"{path}: {width}x{height} is {width * height} pixels; expected at most {max_pixels}; cut "
-        "it into parts or raise `max_pixels`")
+      f"{path}: {width}x{height} is {width * height} pixels; expected at most {max_pixels}; cut "
+      "it into parts or raise `max_pixels`"
+    )
   # The further pictures of an MPO (a phone's JPEG) are gain maps and previews, not an animation.
   frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
   if frames > 1:
     raise ImageError(
-        f"{path}: animated or of several pages ({frames} frames); expected a single picture; save "
-        "the frames as files")
+      f"{path}: animated or of several pages ({frames} frames); expected a single picture; save "
+      "the frames as files"
+    )
   bits = _bits_per_sample(picture, header)
   if bits > 8:
     raise ImageError(
-        f"{path}: {bits} bits per sample; expected 8; convert it first, for instance `convert "
-        "IN -depth 8 OUT.png`")
+      f"{path}: {bits} bits per sample; expected 8; convert it first, for instance `convert "
+      "IN -depth 8 OUT.png`"
+    )
   if picture.mode not in _MODES:
     raise ImageError(
-        f"{path}: samples of kind {picture.mode}; expected 8-bit RGB, grey, palette or CMYK; "
-        "convert it first, for instance `convert IN -colorspace sRGB -depth 8 OUT.png`")
+      f"{path}: samples of kind {picture.mode}; expected 8-bit RGB, grey, palette or CMYK; "
+      "convert it first, for instance `convert IN -colorspace sRGB -depth 8 OUT.png`"
+    )
 
 
 def _bits_per_sample(picture: Image.Image, header: bytes) -> int:
@@ -291,8 +316,13 @@ def _apply_profile(picture: Image.Image, data: bytes, path: str) -> Image.Image 
     # Little CMS's precomputed table for grey is off by up to 10 levels in the darks.
     exact = ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE
     transform = ImageCms.buildTransform(
-        profile, srgb, mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC,
-        ImageCms.Flags.BLACKPOINTCOMPENSATION | exact)
+      profile,
+      srgb,
+      mode,
+      "RGB",
+      ImageCms.Intent.RELATIVE_COLORIMETRIC,
+      ImageCms.Flags.BLACKPOINTCOMPENSATION | exact,
+    )
   except (ImageCms.PyCMSError, OSError, KeyError, ValueError) as error:
     logging.warning("%s: ICC profile cannot be used (%s): taken as sRGB", path, error)
     return None

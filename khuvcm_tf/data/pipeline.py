@@ -7,6 +7,8 @@ flip are drawn from the stateless seed (seed, n).
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Sequence
 from typing import Callable, NamedTuple
 
@@ -28,10 +30,12 @@ class Photos(NamedTuple):
   Attributes:
     names: of the pictures, for messages.
     read: int64 scalar tensor (place in `names`) -> uint8 [H, W, 3] tensor.
+    failures: why `read` failed, as `failures_named` tells it.
   """
 
   names: list[str]
   read: Callable[[tf.Tensor], tf.Tensor]
+  failures: Sequence[errors.Error] = ()
 
 
 def from_arrays(names: Sequence[str], arrays: Sequence[np.ndarray]) -> Photos:
@@ -48,18 +52,46 @@ def from_arrays(names: Sequence[str], arrays: Sequence[np.ndarray]) -> Photos:
   return Photos(list(names), read)
 
 
-def from_files(paths: Sequence[str]) -> Photos:
+def from_files(paths: Sequence[str], crop_size: int) -> Photos:
   """Decodes pictures anew each time they are drawn: for sets that memory does not hold."""
+  failures = []
 
   def read_rgb(place):
-    return to_rgb(images.read_image(paths[int(place)]))
+    try:
+      picture = to_rgb(images.read_image(paths[int(place)]))
+      if min(picture.shape[:2]) < crop_size:
+        raise DataError(
+          f"{paths[int(place)]}: has sides {picture.shape[:2]}, expected at least {crop_size}"
+        )
+    except errors.Error as error:
+      failures.append(error)
+      raise
+    return picture
 
   def read(place):
     picture = tf.numpy_function(read_rgb, [place], tf.uint8)
     picture.set_shape((None, None, 3))
     return picture
 
-  return Photos(list(paths), read)
+  return Photos(list(paths), read, failures)
+
+
+@contextlib.contextmanager
+def failures_named(photos: Photos):
+  """Within, a picture that can no longer be read ends in an error that names its file.
+
+  Raises:
+    DataError: in place of TensorFlow's, whose text is a traceback.
+  """
+  try:
+    yield
+  except tf.errors.OpError:
+    if not photos.failures:
+      raise
+    raise DataError(
+      f"a training picture has changed since the start: {photos.failures[0]}; restore or remove "
+      "it and start again"
+    ) from None
 
 
 def to_rgb(picture: np.ndarray) -> np.ndarray:
@@ -122,6 +154,8 @@ def load(pattern: str, crop_size: int, cache_bytes: int) -> Photos:
     held += array.nbytes
     if held <= cache_bytes:
       arrays.append(array)
+    else:
+      arrays.clear()
   if held <= cache_bytes:
     return from_arrays(names, arrays)
   logging.info(
@@ -130,7 +164,7 @@ def load(pattern: str, crop_size: int, cache_bytes: int) -> Photos:
     held / 2**30,
     cache_bytes / 2**30,
   )
-  return from_files(names)
+  return from_files(names, crop_size)
 
 
 def load_tfds(name: str, crop_size: int, cache_bytes: int) -> Photos:
@@ -154,7 +188,7 @@ def load_tfds(name: str, crop_size: int, cache_bytes: int) -> Photos:
         raise DataError(
           f"TFDS data set {name!r} has features {sorted(example)}, expected one named 'image'"
         )
-      yield f"{name}/{i}", lambda: example["image"]
+      yield f"{name}/{i}", functools.partial(_checked, f"{name}/{i}", example["image"])
 
   names, arrays, held = [], [], 0
   for picture_name, array in usable(found(), crop_size):
@@ -169,6 +203,14 @@ def load_tfds(name: str, crop_size: int, cache_bytes: int) -> Photos:
   return from_arrays(names, arrays)
 
 
+def _checked(name: str, picture: np.ndarray) -> np.ndarray:
+  if picture.ndim != 3 or picture.shape[2] not in (1, 3) or picture.dtype != np.uint8:
+    raise DataError(
+      f"{name}: image is {picture.dtype} {list(picture.shape)}, expected uint8 [H, W, 1 or 3]"
+    )
+  return picture
+
+
 def held_out(photos: Photos, most: int) -> tuple[Photos, list[np.ndarray]]:
   """Sets every twentieth picture (at least one, at most `most`) aside for validation.
 
@@ -179,7 +221,9 @@ def held_out(photos: Photos, most: int) -> tuple[Photos, list[np.ndarray]]:
   aside = list(range(0, number, 20))[:most]
   kept = [place for place in range(number) if place not in set(aside)] or aside
   places = tf.constant(kept, tf.int64)
-  rest = Photos([photos.names[place] for place in kept], lambda i: photos.read(places[i]))
+  rest = photos._replace(
+    names=[photos.names[place] for place in kept], read=lambda i: photos.read(places[i])
+  )
   return rest, [photos.read(tf.constant(place, tf.int64)).numpy() for place in aside]
 
 

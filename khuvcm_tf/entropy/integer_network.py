@@ -29,8 +29,6 @@ from khuvcm_tf.layers import signal
 
 BOUNDS = {"float32": 2.0**24, "float64": 2.0**53}
 
-# Before a slope is applied, values are held below this, so that the product stays below 2^24.
-_BEFORE_SLOPE = signal.SLOPE_UNIT - 1
 _MOST_SHIFT = 30
 
 # Activations may exceed what calibration saw by this much before they are clipped.
@@ -139,7 +137,9 @@ class IntegerLayer(NamedTuple):
   def _rectified(self, y: tf.Tensor) -> tf.Tensor:
     if self.slope >= 0:
       unit = signal.SLOPE_UNIT
-      y = tf.clip_by_value(y, -_BEFORE_SLOPE, _BEFORE_SLOPE)
+      # So that the product keeps the bound; activations of 12 bits fit in float32's.
+      most = BOUNDS[y.dtype.name] / unit - 1
+      y = tf.clip_by_value(y, -most, most)
       y = tf.maximum(y, tf.floor((y * self.slope + unit // 2) / unit))
     return tf.clip_by_value(y, -self.limit, self.limit)
 
@@ -223,7 +223,7 @@ def convert(
     peaks: the largest magnitude seen of each channel, of the input and of each hidden layer's
       output (behind its rectifier).
     t_in: steps per unit of the network's input.
-    bits: width of each hidden layer's outputs, sign included.
+    bits: width of each hidden layer's outputs, beside the sign.
     t_out: [O] steps per unit of the network's output.
     out_limit: outputs are clipped to +-out_limit.
     dtype: that holds the integers.
@@ -276,7 +276,7 @@ def narrowest(
 ):
   """Chooses the widths of the hidden layers by the loss that they cost.
 
-  float32 with 8 to 10 bits for each layer; where that loses too much, float64 with 13 bits.
+  float32 with 9 or 10 bits for each layer; where that loses too much, float64 with 13 bits.
 
   Args:
     build: (bits of each hidden layer, dtype) -> network.

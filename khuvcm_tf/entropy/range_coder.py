@@ -87,4 +87,4 @@ class RangeCoder(tf.Module):
 
   def _at_edge(self, clipped, rows):
     low, high = tf.gather(self._low, rows), tf.gather(self._high, rows)
-    return (clipped == low) | (clipped == high)
+    return tf.equal(clipped, low) | tf.equal(clipped, high)

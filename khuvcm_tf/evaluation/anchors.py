@@ -31,6 +31,7 @@ class AnchorError(errors.Error):
 
 class Anchored(NamedTuple):
   """A picture as a classic codec codes it."""
+
   data: bytes  # the whole file
   decoded: np.ndarray  # uint8, the source's shape
   quality: int  # the encoder's own scale
@@ -142,7 +143,8 @@ Coded = tuple[int, bytes]  # quality, file
 
 
 def _bracket(
-    encode: Encoder, image: np.ndarray, num_bytes: int) -> tuple[Coded | None, Coded | None]:
+  encode: Encoder, image: np.ndarray, num_bytes: int
+) -> tuple[Coded | None, Coded | None]:
   """Finds neighbouring qualities of which the first fits and the second does not.
 
   Either is None where the limit lies outside what the encoder can reach.
@@ -170,12 +172,14 @@ def _psnr(image: np.ndarray, data: bytes) -> float:
 def _save(image: np.ndarray, longest: int, name: str, **settings) -> bytes:
   if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
     raise ValueError(
-        f"`image` is {image.dtype} {image.shape}; expected uint8 [H, W, 3] or [H, W, 1]; round, "
-        "clip and cast it first")
+      f"`image` is {image.dtype} {image.shape}; expected uint8 [H, W, 3] or [H, W, 1]; round, "
+      "clip and cast it first"
+    )
   if max(image.shape) > longest:
     raise AnchorError(
-        f"{name} holds sides up to {longest}; found {image.shape[1]}x{image.shape[0]}; leave this "
-        "anchor out or cut the picture into parts")
+      f"{name} holds sides up to {longest}; found {image.shape[1]}x{image.shape[0]}; leave this "
+      "anchor out or cut the picture into parts"
+    )
   file = io.BytesIO()
   Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(file, name, **settings)
   return file.getvalue()

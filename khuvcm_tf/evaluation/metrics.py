@@ -132,12 +132,14 @@ def _pair(reference, decoded, rank=None) -> tuple[np.ndarray, np.ndarray]:
   reference, decoded = np.asarray(reference), np.asarray(decoded)
   if reference.shape != decoded.shape:
     raise MetricError(
-        f"pictures of shapes {reference.shape} and {decoded.shape} cannot be compared; expected "
-        "equal shapes; compare a decoded picture with its own source")
+      f"pictures of shapes {reference.shape} and {decoded.shape} cannot be compared; expected "
+      "equal shapes; compare a decoded picture with its own source"
+    )
   if not reference.size or rank not in (None, reference.ndim):
     raise MetricError(
-        f"pictures of shape {reference.shape} cannot be measured; expected samples of shape "
-        "[H, W, C]; add a last axis to a single plane")
+      f"pictures of shape {reference.shape} cannot be measured; expected samples of shape "
+      "[H, W, C]; add a last axis to a single plane"
+    )
   return reference, decoded
 
 

@@ -13,7 +13,7 @@ import tensorflow_compression as tfc
 
 
 def conv_down(filters: int, kernel: int, stride: int, name: str) -> tf.keras.layers.Layer:
-  """Convolution of an analysis: [B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), filters]."""
+  """Convolution of an analysis: [B, H, W, C] -> [B, ceil(H/stride), ceil(W/stride), filters]."""
   return tfc.SignalConv2D(
     filters,
     (kernel, kernel),
@@ -45,6 +45,20 @@ def conv(filters: int, kernel: int, name: str) -> tf.keras.layers.Layer:
   return conv_down(filters, kernel, 1, name)
 
 
+class _Gdn(tfc.GDN):
+  """tfc's GDN with square and root alone.
+
+  tfc's own `call` looks at its exponents, which are tensors: in a graph it needs AutoGraph, which
+  turns each look into a `tf.cond` of both branches.
+  """
+
+  def call(self, inputs):
+    gamma = tf.reshape(self.gamma, (1, 1, *self.gamma.shape))
+    norm = tf.nn.convolution(tf.square(inputs), gamma, padding="VALID")
+    norm = tf.sqrt(tf.nn.bias_add(norm, self.beta))
+    return inputs * norm if self.inverse else inputs / norm
+
+
 def activation(kind: str, name: str, inverse: bool = False) -> tf.keras.layers.Layer:
   """Returns the activation `kind` as a layer.
 
@@ -59,7 +73,7 @@ def activation(kind: str, name: str, inverse: bool = False) -> tf.keras.layers.L
     ValueError: `kind` is neither.
   """
   if kind == "gdn":
-    return tfc.GDN(inverse=inverse, alpha_parameter=2, epsilon_parameter=0.5, name=name)
+    return _Gdn(inverse=inverse, alpha_parameter=2, epsilon_parameter=0.5, name=name)
   if kind == "prelu":
     return tf.keras.layers.PReLU(
       alpha_initializer=tf.keras.initializers.Constant(0.25), shared_axes=[1, 2], name=name

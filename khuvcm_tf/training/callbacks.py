@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 import sys
 import time
@@ -21,26 +22,23 @@ _PICTURES_SHOWN = 3
 
 
 class Exploded(Exception):
-  """A loss that is not finite, or far beyond its running mean.
+  """A loss or a gradient that is not finite, or a loss far beyond its running mean."""
 
-  Args:
-    step: at which it was seen.
-    loss: what was seen.
-    mean: the running mean until then, None at the first step.
-  """
 
-  def __init__(self, step: int, loss: float, mean: float | None):
-    expected = "a finite value" if mean is None else f"a value near {mean:.4g}"
-    super().__init__(f"the loss is {loss:g} at step {step}, expected {expected}")
+def tell(line: str):
+  """Prints a line to stderr, above the progress bar where there is one."""
+  tqdm.tqdm.write(line, file=sys.stderr)
+  sys.stderr.flush()
 
 
 class Log(tf.keras.callbacks.Callback):
   """Scalars to the board and a progress bar (or lines where there is no terminal).
 
   Args:
-    board: where scalars go, None in workers that keep no log.
+    board: where scalars go.
     every: steps between two entries.
-    first_step, max_steps: of the run.
+    first_step: steps that the run has made.
+    max_steps: of the run.
   """
 
   def __init__(self, board: board_lib.Board, every: int, first_step: int, max_steps: int):
@@ -48,28 +46,30 @@ class Log(tf.keras.callbacks.Callback):
     self._board, self._every = board, every
     self._step, self._max_steps = first_step, max_steps
     self._bar = None
-    if board and sys.stderr.isatty():
+    if sys.stderr.isatty():
       self._bar = tqdm.tqdm(total=max_steps, initial=first_step, unit="step", dynamic_ncols=True)
-    self._started = self._since = time.perf_counter()
-    self._first_step = self._logged = first_step
+    self._since, self._logged = time.perf_counter(), first_step
+    self._sums = collections.Counter()
 
   def on_train_batch_end(self, batch, logs=None):
     self._step += 1
+    # Keras metrics would do, but in a run of several workers reading one takes all of them.
+    self._sums.update({name: float(value) for name, value in logs.items()})
     if self._bar is not None:
       self._bar.update()
-    if self._board and (self._step % self._every == 0 or self._step == self._max_steps):
+    if self._step % self._every == 0 or self._step == self._max_steps:
       self._write()
 
   def _write(self):
     trainer, now = self.model, time.perf_counter()
-    values = {name: float(mean.result()) for name, mean in trainer.means.items()}
     steps, seconds = self._step - self._logged, now - self._since
+    values, rate = {name: total / steps for name, total in self._sums.items()}, steps / seconds
     self._board.scalars(
       self._step,
       {
         **{f"train/{name}": value for name, value in values.items()},
-        "run/learning_rate": float(trainer.schedule(self._step)),
-        "run/steps_per_second": steps / seconds,
+        "run/learning_rate": float(trainer.schedule(self._step - 1)),
+        "run/steps_per_second": rate,
         "run/input_wait": trainer.input_seconds / seconds,
       },
     )
@@ -77,20 +77,17 @@ class Log(tf.keras.callbacks.Callback):
     if self._bar is not None:
       self._bar.set_postfix_str(told)
     else:
-      rate = (self._step - self._first_step) / (now - self._started)
       left = (self._max_steps - self._step) / rate
-      print(
+      tell(
         f"step {self._step} of {self._max_steps}: {told}, {rate:.2f} steps/s, "
-        f"{left / 60:.0f} min left",
-        file=sys.stderr,
-        flush=True,
+        f"{left / 60:.0f} min left"
       )
-    for mean in trainer.means.values():
-      mean.reset_state()
+    self._sums.clear()
     trainer.input_seconds = 0.0
     self._since, self._logged = now, self._step
 
-  def on_train_end(self, logs=None):
+  def close(self):
+    """Ends the bar, also after an error, which Keras tells no callback of."""
     if self._bar is not None:
       self._bar.close()
 
@@ -100,7 +97,8 @@ class Keep(tf.keras.callbacks.Callback):
 
   Args:
     checkpoints: of the run.
-    board: None in workers that keep no log.
+    board: where validation goes; None in workers that are not the chief: they only lend a hand
+      with the averaged weights.
     pictures: validation pictures, uint8 [H, W, C], any sizes.
     every: steps between two checkpoints.
     max_steps: of the run.
@@ -109,7 +107,7 @@ class Keep(tf.keras.callbacks.Callback):
   def __init__(
     self,
     checkpoints: checkpoints_lib.Checkpoints,
-    board: board_lib.Board,
+    board: board_lib.Board | None,
     pictures: Sequence[np.ndarray],
     every: int,
     max_steps: int,
@@ -124,18 +122,19 @@ class Keep(tf.keras.callbacks.Callback):
       self.keep(step)
 
   def keep(self, step: int):
+    # All workers: to assign a weight takes all of them.
     with checkpoints_lib.averaged_weights(self.model):
+      if self._board is None:
+        return
       values = validate(self.model, self._pictures, self._board, step)
       self._checkpoints.save_best(values["loss"])
+    # Before the checkpoint: a run that goes on from it finds all that was logged until then.
+    self._board.flush()
     self._checkpoints.save()
-    if self._board:
-      self._board.flush()
-      print(
-        f"step {step}: validation loss {values['loss']:.4f}, {values['bpp']:.4f} bpp, "
-        f"{values['psnr']:.2f} dB",
-        file=sys.stderr,
-        flush=True,
-      )
+    tell(
+      f"step {step}: validation loss {values['loss']:.4f}, {values['bpp']:.4f} bpp, "
+      f"{values['psnr']:.2f} dB"
+    )
 
 
 def validate(
@@ -146,14 +145,13 @@ def validate(
   for i, picture in enumerate(pictures):
     decoded, values = trainer.validate(picture[np.newaxis])
     terms.append({name: float(value) for name, value in values.items()})
-    if board and i < _PICTURES_SHOWN:
+    if i < _PICTURES_SHOWN:
       board.pictures(step, f"validation/{i}", picture, decoded[0])
   means = {name: float(np.mean([each[name] for each in terms])) for name in terms[0]}
-  if board:
-    board.scalars(step, {f"validation/{name}": value for name, value in means.items()})
-    codec = trainer.codec
-    y_hat, bits = codec.latent_coder.element_bits(codec.latents(pictures[0][np.newaxis]))
-    board.latents(step, y_hat[0].numpy(), bits["y"][0].numpy())
+  board.scalars(step, {f"validation/{name}": value for name, value in means.items()})
+  codec = trainer.codec
+  y_hat, bits = codec.latent_coder.element_bits(codec.latents(pictures[0][np.newaxis]))
+  board.latents(step, y_hat[0].numpy(), bits["y"][0].numpy())
   return means
 
 
@@ -166,7 +164,47 @@ class Guard(tf.keras.callbacks.Callback):
 
   def on_train_batch_end(self, batch, logs=None):
     loss, norm = float(logs["loss"]), float(logs["grad_norm"])
-    leaps = self._mean is not None and loss > _EXPLOSION * max(self._mean, 1e-3)
-    if leaps or not math.isfinite(loss) or not math.isfinite(norm):
-      raise Exploded(int(self.model.optimizer.iterations), loss, self._mean)
+    step = int(self.model.optimizer.iterations.numpy())
+    if not math.isfinite(loss):
+      raise Exploded(f"the loss is {loss:g} at step {step}, expected a finite value")
+    if not math.isfinite(norm):
+      raise Exploded(
+        f"the gradient's norm is {norm:g} at step {step} (loss {loss:.4g}), expected a finite value"
+      )
+    if self._mean is not None and loss > _EXPLOSION * max(self._mean, 1e-3):
+      raise Exploded(
+        f"the loss is {loss:.4g} at step {step}, expected a value near its mean of {self._mean:.4g}"
+      )
     self._mean = loss if self._mean is None else 0.99 * self._mean + 0.01 * loss
+
+
+class Profile(tf.keras.callbacks.Callback):
+  """Traces some steps after the first ones, for TensorBoard's profile page.
+
+  Args:
+    logdir: of the run's event files.
+    steps: that this start will make; ten of them are traced, less where there are fewer.
+  """
+
+  def __init__(self, logdir: str, steps: int):
+    super().__init__()
+    self._logdir = logdir
+    # The first steps build graphs and fill buffers.
+    self._first = min(10, steps // 2)
+    self._last = min(self._first + 9, steps - 1)
+    self._running = False
+
+  def on_train_batch_begin(self, batch, logs=None):
+    if batch == self._first:
+      tf.profiler.experimental.start(self._logdir)
+      self._running = True
+
+  def on_train_batch_end(self, batch, logs=None):
+    if batch == self._last:
+      self.close()
+
+  def close(self):
+    """Writes the trace, where one was begun."""
+    if self._running:
+      self._running = False
+      tf.profiler.experimental.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -9,22 +10,17 @@ import os
 import tensorflow as tf
 from absl import logging
 
-from khuvcm_tf import codecs, errors
+from khuvcm_tf import codecs
 from khuvcm_tf.data import images, pipeline
 from khuvcm_tf.training import board as board_lib
-from khuvcm_tf.training import callbacks, losses, schedules
+from khuvcm_tf.training import callbacks, losses, schedules, validity
 from khuvcm_tf.training import checkpoints as checkpoints_lib
+from khuvcm_tf.training import finish as finish_lib
 from khuvcm_tf.training import trainer as trainer_lib
-
-STRATEGIES = ("default", "mirrored", "multi_worker")
-ON_NAN = ("stop", "restore")
+from khuvcm_tf.training.validity import TrainingError
 
 # How often a run may go back to its last checkpoint before it stops all the same.
 _MOST_RESTORES = 5
-
-
-class TrainingError(errors.Error):
-  """Training that cannot begin or go on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,28 +53,33 @@ class Recipe:
   log_steps: int = 100
   checkpoint_steps: int = 1000
   cache_gib: float = 4.0
+  weights_dtype: str = "float32"
   profile: bool = False
 
 
-def train(recipe: Recipe) -> None:
+def train(recipe: Recipe) -> str | None:
   """Trains to `max_steps`, going on from the last checkpoint in `workdir` where there is one.
 
+  Returns:
+    The folder of the model; None in workers that are not the chief.
+
   Raises:
-    TrainingError, pipeline.DataError, images.ImageError: what the person who started it can mend.
+    errors.Error: what the person who started it can mend.
   """
+  validity.check(recipe)
   strategy = _strategy(recipe)
   chief, worker, workers = _place(strategy)
-  if recipe.batch_size % strategy.num_replicas_in_sync:
-    raise TrainingError(
-      f"--batch_size={recipe.batch_size} is not a multiple of the "
-      f"{strategy.num_replicas_in_sync} replicas of --strategy={recipe.strategy}"
-    )
+  validity.check_batch(recipe, strategy.num_replicas_in_sync)
   tf.keras.utils.set_random_seed(recipe.seed)
 
-  photos, validation = _pictures(recipe)
   with strategy.scope():
     trainer = _trainer(recipe)
-    checkpoints = checkpoints_lib.Checkpoints(recipe.workdir, trainer, chief)
+  validity.check_crop(recipe, trainer.codec.stride)
+  photos, validation = _pictures(recipe)
+  validity.check_validation(recipe, validation)
+  if chief:
+    validity.claim(recipe, dataclasses.asdict(recipe))
+  checkpoints = checkpoints_lib.Checkpoints(recipe.workdir, trainer, chief)
   logging.info("%d training pictures, %d for validation", len(photos.names), len(validation))
   if checkpoints.restore():
     logging.info("goes on from step %d of %d", checkpoints.step, recipe.max_steps)
@@ -91,15 +92,14 @@ def train(recipe: Recipe) -> None:
       restores += 1
       _go_back(recipe, trainer, checkpoints, error, restores)
   checkpoints.restore_best()
+  if not chief:
+    return None
+  return finish_lib.finish(recipe, trainer.codec, checkpoints.step, validation)
 
 
 def _fit(recipe, strategy, trainer, checkpoints, photos, validation, chief, worker, workers):
   """Runs Keras `fit` from the step reached to the last."""
-  first_step = checkpoints.step
-  board = None
-  if chief:
-    board = board_lib.Board(os.path.join(recipe.workdir, "logs"), first_step)
-    board.text("flags", board_lib.as_markdown(recipe))
+  first_step, logdir = checkpoints.step, os.path.join(recipe.workdir, "logs")
 
   def batches(context=None):
     # Each process feeds its own replicas: an equal part of every batch.
@@ -122,29 +122,51 @@ def _fit(recipe, strategy, trainer, checkpoints, photos, validation, chief, work
         batches(context).unbatch().batch(context.get_per_replica_batch_size(recipe.batch_size))
       )
     )
-  keep = callbacks.Keep(checkpoints, board, validation, recipe.checkpoint_steps, recipe.max_steps)
-  followers = [
-    callbacks.Guard(),
-    callbacks.Log(board, recipe.log_steps, first_step, recipe.max_steps),
-    keep,
-  ]
-  if recipe.profile and chief:
+  with contextlib.ExitStack() as stack:
+    board = None
+    followers = [callbacks.Guard()]
+    if chief:
+      board = stack.enter_context(contextlib.closing(board_lib.Board(logdir, first_step)))
+      board.text("flags", board_lib.as_markdown(recipe))
+      log = callbacks.Log(board, recipe.log_steps, first_step, recipe.max_steps)
+      followers.append(stack.enter_context(contextlib.closing(log)))
+    if chief and recipe.profile:
+      profile = callbacks.Profile(logdir, recipe.max_steps - first_step)
+      followers.append(stack.enter_context(contextlib.closing(profile)))
     followers.append(
-      tf.keras.callbacks.TensorBoard(
-        os.path.join(recipe.workdir, "logs"), profile_batch=(10, 20), write_graph=False
+      callbacks.Keep(checkpoints, board, validation, recipe.checkpoint_steps, recipe.max_steps)
+    )
+    stack.enter_context(pipeline.failures_named(photos))
+    stack.enter_context(_lost_workers_named())
+    try:
+      followers = tf.keras.callbacks.CallbackList(followers, model=trainer)
+      # Keras would warn that validation takes longer than a step.
+      followers._check_timing = False
+      trainer.fit(
+        dataset,
+        steps_per_epoch=recipe.max_steps - first_step,
+        epochs=1,
+        verbose=0,
+        callbacks=followers,
       )
-    )
+    except KeyboardInterrupt:
+      checkpoints.save()
+      raise
+
+
+@contextlib.contextmanager
+def _lost_workers_named():
   try:
-    trainer.fit(
-      dataset,
-      steps_per_epoch=recipe.max_steps - first_step,
-      epochs=1,
-      verbose=0,
-      callbacks=followers,
-    )
-  except KeyboardInterrupt:
-    checkpoints.save()
-    raise
+    yield
+  except tf.errors.OpError as error:
+    # Some kinds of loss come as internal errors, told apart by their text alone.
+    lost = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
+    if not isinstance(error, lost) and "Collective ops is aborted" not in str(error):
+      raise
+    raise TrainingError(
+      "another worker of the cluster has ended: start all of them again with the same commands; "
+      "the run goes on from its last checkpoint"
+    ) from error
 
 
 def _go_back(recipe, trainer, checkpoints, error, restores: int):
@@ -153,9 +175,11 @@ def _go_back(recipe, trainer, checkpoints, error, restores: int):
     raise TrainingError(
       f"{error}; lower --learning_rate, or give --on_nan=restore to go back and on at half of it"
     )
-  lower = float(trainer.schedule.scale) / 2
-  if restores > _MOST_RESTORES or not checkpoints.restore():
-    raise TrainingError(f"{error}, for the {restores}. time; lower --learning_rate")
+  lower = float(trainer.schedule.scale.numpy()) / 2
+  if restores > _MOST_RESTORES:
+    raise TrainingError(f"{error}, after {_MOST_RESTORES} restores; lower --learning_rate")
+  if not checkpoints.restore():
+    raise TrainingError(f"{error}, before the first checkpoint; lower --learning_rate")
   trainer.schedule.scale.assign(lower)
   logging.warning("%s: back to step %d at %g of the learning rate", error, checkpoints.step, lower)
 
@@ -164,13 +188,24 @@ def _strategy(recipe: Recipe) -> tf.distribute.Strategy:
   if recipe.strategy == "mirrored":
     return tf.distribute.MirroredStrategy()
   if recipe.strategy == "multi_worker":
-    if "TF_CONFIG" not in os.environ:
-      raise TrainingError(
-        "--strategy=multi_worker needs the environment variable TF_CONFIG, with the cluster's "
-        "workers and this one's index; see the README"
-      )
+    _check_cluster()
     return tf.distribute.MultiWorkerMirroredStrategy()
   return tf.distribute.get_strategy()
+
+
+def _check_cluster():
+  found = os.environ.get("TF_CONFIG", "")
+  try:
+    config = json.loads(found)
+    whole = config["task"]["type"] == "worker" and set(config["cluster"]) == {"worker"}
+    whole = whole and 0 <= config["task"]["index"] < len(config["cluster"]["worker"])
+  except (ValueError, KeyError, TypeError):
+    whole = False
+  if not whole:
+    raise TrainingError(
+      f"--strategy=multi_worker found TF_CONFIG={found!r}, expected the cluster's workers and this "
+      "one's index; docs/training.md has an example"
+    )
 
 
 def _place(strategy: tf.distribute.Strategy):
@@ -187,10 +222,8 @@ def _pictures(recipe: Recipe):
   cache = int(recipe.cache_gib * 2**30)
   if recipe.train_tfds:
     photos = pipeline.load_tfds(recipe.train_tfds, recipe.crop_size, cache)
-  elif recipe.train_images:
-    photos = pipeline.load(recipe.train_images, recipe.crop_size, cache)
   else:
-    raise TrainingError("nothing to train on: give --train_images or --train_tfds")
+    photos = pipeline.load(recipe.train_images, recipe.crop_size, cache)
   if recipe.validation_images:
     paths = images.find_images(recipe.validation_images)[: recipe.validation_limit]
     return photos, [pipeline.to_rgb(images.read_image(path)) for path in paths]

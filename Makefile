@@ -1,0 +1,51 @@
+# Everything runs in .venv, which the first target that needs it builds; setup.py says what is in it.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+PYTHONS := python3.11 python3.10 python3.9 python3
+FITS := import sys, ensurepip, venv; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 11))
+
+.PHONY: help venv demo test lint clean
+
+help:
+	@echo "make venv   build $(VENV) (make clean venv PYTHON=/path/to/python chooses the Python)"
+	@echo "make demo   compress and decompress sample photos; pictures in demo_output/"
+	@echo "make test   run the tests and the examples in docstrings"
+	@echo "make lint   check the code and its format with ruff"
+	@echo "make clean  remove $(VENV) and all that was built"
+
+venv: $(STAMP)
+	@$(BIN)/python -c "import sys; print('$(VENV) has Python ' + sys.version.split()[0])"
+
+# A python3.9 on the path may be a launcher for a version that is absent, so each is run. The stamp
+# is written last and `venv --clear` removes an old one, so that a failed installation leaves none.
+$(STAMP): setup.py
+	@for python in $(or $(PYTHON),$(PYTHONS)); do \
+	  if $$python -c "$(FITS)" >/dev/null 2>&1; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "found no Python 3.9, 3.10 or 3.11 with the venv module among: $(or $(PYTHON),$(PYTHONS));" \
+	    "install one or name it: make PYTHON=/path/to/python3.11 venv" >&2; \
+	  exit 1; \
+	fi; \
+	echo "installing into $(VENV) with $$found, a minute or two" && \
+	$$found -m venv --clear $(VENV) && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]" && \
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/python bin/demo.py --output=demo_output
+
+# Two processes: TensorFlow takes most of a test's time to start, on one core. A file's tests stay
+# in one process, so that what they build once is built once.
+test: $(STAMP)
+	$(BIN)/python -m pytest --quiet --numprocesses=2 --dist=loadfile
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) demo_output build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,65 @@
+"""Decompresses .kvc files to pictures.
+
+  python bin/decompress.py --input=photo.kvc --output=photo.png
+  python bin/decompress.py --model=W --input=compressed/ --output=photos/
+
+A file that a shipped model wrote finds its model by itself; others need --model. --input is a file,
+a folder (with its subfolders) or a quoted glob; for several files --output is a folder of PNGs.
+"""
+
+import functools
+
+from absl import flags
+
+from khuvcm_tf import program
+
+MODEL = flags.DEFINE_string(
+  "model",
+  None,
+  "The model that wrote the files: a training workdir, a model's folder, an exported "
+  "model or a shipped model's name. By default the shipped one that the file names.",
+)
+INPUT = flags.DEFINE_string(
+  "input", None, ".kvc file, folder or glob to decompress.", required=True
+)
+OUTPUT = flags.DEFINE_string(
+  "output", None, "The picture (.png, .tif, .bmp, .ppm), or a folder.", required=True
+)
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace files that exist.")
+PRECISION = flags.DEFINE_enum(
+  "precision",
+  "float32",
+  ["float32", "float64"],
+  "Of the synthesis. float64 takes twice the time and gives the same pixels on every machine; with "
+  "float32 a few pixels in a million differ by one level between machines.",
+)
+MAX_PIXELS = flags.DEFINE_integer(
+  "max_pixels", 2**27, "Refuse files of larger pictures.", lower_bound=1
+)
+ALLOW_OTHER_SYNTHESIS = flags.DEFINE_bool(
+  "allow_other_synthesis",
+  False,
+  "Decode files of a model with the same entropy coder but another synthesis, to other pixels.",
+)
+
+
+def main():
+  from khuvcm_tf import files  # TensorFlow takes seconds to import
+
+  opened = functools.lru_cache(maxsize=None)(lambda name: files.open_model(name, PRECISION.value))
+  jobs = files.decompress(
+    lambda data: opened(MODEL.value or files.model_of(data)),
+    INPUT.value,
+    OUTPUT.value,
+    OVERWRITE.value,
+    max_pixels=MAX_PIXELS.value,
+    allow_other_synthesis=ALLOW_OTHER_SYNTHESIS.value,
+  )
+  print(
+    f"{len(jobs)} file{'s' * (len(jobs) > 1)} decompressed to "
+    f"{jobs[0].target if len(jobs) == 1 else OUTPUT.value}"
+  )
+
+
+if __name__ == "__main__":
+  program.run(main)

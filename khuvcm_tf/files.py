@@ -1,0 +1,162 @@
+"""Pictures on disk to .kvc files and back, one or a whole folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import Callable, NamedTuple
+
+import tqdm
+
+from khuvcm_tf import bitstream, coding, errors, model_files, saved_model
+from khuvcm_tf.data import images
+
+SUFFIX = ".kvc"
+
+
+class FilesError(errors.Error):
+  """Files that were not all coded."""
+
+
+class Job(NamedTuple):
+  """A file to read and the file to write."""
+
+  source: str
+  target: str
+
+
+def open_model(path_or_name: str, precision: str = "float32"):
+  """Loads a model's folder, a training workdir, a shipped name, or a SavedModel.
+
+  Returns:
+    `coding.Model` or `saved_model.ExportedModel`; both compress and decompress.
+  """
+  if saved_model.is_saved_model(path_or_name):
+    return saved_model.ExportedModel(path_or_name)
+  return model_files.load(path_or_name, precision)
+
+
+def compress(model, pattern: str, output: str, alpha: str = "refuse", overwrite: bool = False):
+  """Compresses a picture to a file, or a folder's or glob's pictures to a folder.
+
+  Args:
+    model: of `open_model`.
+    pattern: a picture, a folder (with its subfolders) or a glob.
+    output: a file's name for one picture, a folder for several.
+    alpha: what is done with transparency (`images.read_image`).
+    overwrite: whether files that exist are replaced.
+
+  Returns:
+    The jobs that were done.
+
+  Raises:
+    images.ImageError, coding.ModelError: the only picture cannot be coded.
+    FilesError: an output exists, or some of several pictures were not coded.
+  """
+
+  def code(job):
+    images.write_bytes(job.target, model.compress(images.read_image(job.source, alpha)))
+
+  return _run(_jobs(images.find_images(pattern), pattern, output, SUFFIX, overwrite), code)
+
+
+def decompress(
+  models: Callable[[bytes], object],
+  pattern: str,
+  output: str,
+  overwrite: bool = False,
+  **options,
+):
+  """Decompresses a .kvc file to a picture, or a folder's or glob's to a folder of PNGs.
+
+  Args:
+    models: from a file's content to the model that decodes it.
+    pattern: a file, a folder (with its subfolders) or a glob.
+    output: a picture's name for one file, a folder for several.
+    overwrite: whether files that exist are replaced.
+    **options: of `coding.Model.decompress`.
+
+  Returns:
+    The jobs that were done.
+
+  Raises:
+    bitstream.BitstreamError, coding.ModelError: the only file cannot be decoded.
+    FilesError: an output exists, or some of several files were not decoded.
+  """
+
+  def decode(job):
+    with open(job.source, "rb") as file:
+      data = file.read()
+    images.write_image(job.target, models(data).decompress(data, **options))
+
+  found = images.find_files(pattern, (SUFFIX,), ".kvc files")
+  return _run(_jobs(found, pattern, output, ".png", overwrite), decode)
+
+
+def model_of(data: bytes) -> str:
+  """Returns the name of the shipped model that wrote a file.
+
+  Raises:
+    coding.ModelError: it is none of them.
+  """
+  header, _ = bitstream.parse(data)
+  name = model_files.find_by_fingerprint(header.fingerprint)
+  if name is None:
+    raise coding.ModelError(
+      f"the file was made with model {header.fingerprint.hex()}, which is none of the shipped "
+      f"({', '.join(model_files.names()) or 'none'}); name the model with --model"
+    )
+  return name
+
+
+def _jobs(sources, pattern: str, output: str, suffix: str, overwrite: bool) -> list[Job]:
+  """Pairs sources with targets, and refuses targets that clash or exist."""
+  into_folder = len(sources) > 1 or not os.path.isfile(pattern) or os.path.isdir(output)
+  if into_folder or output.endswith(os.sep):
+    # Subfolders below a folder or below a glob's fixed part are kept.
+    root = (
+      pattern
+      if os.path.isdir(pattern)
+      else os.path.commonpath([os.path.dirname(os.path.abspath(source)) for source in sources])
+    )
+    jobs = [
+      Job(source, os.path.join(output, os.path.splitext(os.path.relpath(source, root))[0] + suffix))
+      for source in sources
+    ]
+  else:
+    jobs = [Job(sources[0], output)]
+  taken = {}
+  for job in jobs:
+    other = taken.setdefault(job.target, job.source)
+    if other != job.source:
+      raise FilesError(f"{other} and {job.source} would both become {job.target}; rename one")
+    if os.path.exists(job.target) and not overwrite:
+      raise FilesError(f"{job.target} exists; give another --output, or --overwrite to replace it")
+  return jobs
+
+
+def _run(jobs: list[Job], code: Callable[[Job], None]) -> list[Job]:
+  """Codes all; a single failure is raised, one of several is told and counted."""
+  failed = 0
+  for job in _with_progress(jobs):
+    folder = os.path.dirname(job.target)
+    try:
+      if folder and len(jobs) > 1:
+        os.makedirs(folder, exist_ok=True)
+      code(job)
+    except errors.Error as error:
+      text = str(error) if job.source in str(error) else f"{job.source}: {error}"
+      if len(jobs) == 1:
+        raise type(error)(text) from error
+      tqdm.tqdm.write(f"failed: {text}", file=sys.stderr)
+      failed += 1
+  if failed:
+    raise FilesError(f"{failed} of {len(jobs)} files were not coded, for the reasons above")
+  return jobs
+
+
+def _with_progress(jobs: list[Job]) -> Iterable[Job]:
+  """Shows a bar where there are several files and a terminal."""
+  quiet = len(jobs) == 1 or not sys.stderr.isatty()
+  return tqdm.tqdm(jobs, unit="file", disable=quiet)

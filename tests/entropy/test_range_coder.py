@@ -1,0 +1,160 @@
+"""The range coder: what is encoded is decoded, in the bits that the tables give."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from khuvcm_tf.entropy import gaussian, range_coder, tables
+
+_TABLES = tables.assemble(
+  # Alphabets that lie off zero, and one of two symbols, which are both at an edge.
+  [tables.byte_alphabet(), (-7, np.full(5, 0.2)), (3, np.array([0.9, 0.1]))]
+  + tables.gaussian_alphabets()
+)
+_FIRST_SCALE = 3
+_ROWS = len(_TABLES.low)
+_CODER = range_coder.RangeCoder(_TABLES)
+
+
+@st.composite
+def _values_and_rows(draw):
+  """Values within the reach of escapes: around the edges, inside, or anywhere."""
+  rows = draw(st.lists(st.integers(0, _ROWS - 1), max_size=30))
+  values = []
+  for row in rows:
+    low, high = int(_TABLES.low[row]), int(_TABLES.high[row])
+    least, most = low - range_coder.MAX_EXCESS, high + range_coder.MAX_EXCESS
+    values.append(
+      draw(
+        st.one_of(
+          st.integers(low, high),
+          st.sampled_from([low, high, low - 1, high + 1, low + 1, high - 1, least, most]),
+          st.integers(least, most),
+        )
+      )
+    )
+  return np.array(values, np.int32), np.array(rows, np.int32)
+
+
+def _decoded(data, rows_of_vectors):
+  handle = _CODER.decoder(tf.constant(data))
+  found = []
+  for rows in rows_of_vectors:
+    handle, values = _CODER.decode(handle, tf.constant(rows, tf.int32))
+    found.append(values.numpy())
+  return found
+
+
+def _gaussian_values(count, seed=0):
+  rng = np.random.default_rng(seed)
+  index = rng.integers(0, gaussian.NUM_SCALES, count)
+  values = np.rint(rng.normal(size=count) * gaussian.scale_table()[index])
+  return values.astype(np.int32), (index + _FIRST_SCALE).astype(np.int32)
+
+
+class TestRoundTrip:
+  @settings(max_examples=150, deadline=None)
+  @given(st.lists(_values_and_rows(), min_size=1, max_size=3))
+  def test_gives_back_any_values_that_escapes_reach_in_any_number_of_vectors(self, vectors):
+    data = _CODER.encode(vectors).numpy()
+    assert data == _CODER.encode(vectors).numpy()
+    for found, (values, _) in zip(_decoded(data, [rows for _, rows in vectors]), vectors):
+      np.testing.assert_array_equal(found, values)
+
+  def test_of_empty_vectors_is_an_empty_stream(self):
+    empty = np.zeros(0, np.int32), np.zeros(0, np.int32)
+    data = _CODER.encode([empty, empty]).numpy()
+    assert data == b""
+    assert [list(found) for found in _decoded(data, [[], []])] == [[], []]
+
+  def test_is_the_same_in_a_graph(self):
+    values, rows = _gaussian_values(300)
+    in_graph = tf.function(lambda values, rows: _CODER.encode([(values, rows)]))
+    assert in_graph(values, rows) == _CODER.encode([(values, rows)])
+
+
+class TestBits:
+  def test_of_a_long_stream_are_its_length_within_a_hundred_thousandth_and_8_bytes(self):
+    values, rows = _gaussian_values(100_000)
+    real = 8 * len(_CODER.encode([(values, rows)]).numpy())
+    estimate = float(tf.reduce_sum(_CODER.bits(values, rows)))
+    # A coder of 32 bits loses little over 1e-5; ends are rounded to bytes.
+    assert estimate - 32 <= real <= estimate * (1 + 1e-5) + 64
+
+  @settings(max_examples=60, deadline=None)
+  @given(_values_and_rows())
+  def test_are_16_less_the_logarithm_of_counts_and_16_more_for_each_escape(self, vector):
+    values, rows = vector
+    found = _CODER.bits(values, rows).numpy()
+    for value, row, bits in zip(values, rows, found):
+      low, high, start = _TABLES.low[row], _TABLES.high[row], _TABLES.start[row]
+      clipped = min(max(value, low), high)
+      at = start + clipped - low
+      count = _TABLES.lookup[at + 1] - _TABLES.lookup[at]
+      expected = 16 - np.log2(count) + (16 if clipped in (low, high) else 0)
+      assert bits == pytest.approx(expected, abs=1e-4)
+
+  @settings(max_examples=60, deadline=None)
+  @given(_values_and_rows())
+  def test_of_any_stream_are_those_that_it_takes(self, vector):
+    # The number that ends a stream is the shortest in its interval, which can save some bits.
+    real = 8 * len(_CODER.encode([vector]).numpy())
+    estimate = float(tf.reduce_sum(_CODER.bits(*vector)))
+    assert estimate - 32 <= real <= estimate * 1.001 + 17
+
+
+class TestReach:
+  @pytest.mark.parametrize("row", [1, _FIRST_SCALE, _ROWS - 1])
+  @pytest.mark.parametrize("side", [-1, 1])
+  def test_ends_65535_beyond_an_alphabet(self, row, side):
+    edge = int(_TABLES.high[row] if side > 0 else _TABLES.low[row])
+    rows = np.array([row], np.int32)
+    last = np.array([edge + side * range_coder.MAX_EXCESS], np.int32)
+    (found,) = _decoded(_CODER.encode([(last, rows)]).numpy(), [rows])
+    assert found == last
+    with pytest.raises(
+      tf.errors.InvalidArgumentError,
+      match=r"(?s)a latent lies.*65536.*beyond its alphabet, at most.*65535.*can be coded",
+    ):
+      _CODER.encode([(last + side, rows)])
+
+  @pytest.mark.parametrize("value", [2**31 - 1, -(2**31)])
+  def test_refuses_the_outermost_integers(self, value):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a latent lies"):
+      _CODER.encode([(np.array([value], np.int32), np.array([_FIRST_SCALE], np.int32))])
+
+
+class TestForeignStreams:
+  """Whatever the bytes, decoding ends, with values within the reach of escapes."""
+
+  def _check(self, data):
+    _, rows = _gaussian_values(2000)
+    (found,) = _decoded(data, [rows])
+    assert found.shape == rows.shape
+    excess = np.maximum(_TABLES.low[rows] - found, found - _TABLES.high[rows])
+    assert excess.max() <= range_coder.MAX_EXCESS
+    # What was decoded can be encoded, so that a decoder can compare.
+    (again,) = _decoded(_CODER.encode([(found, rows)]).numpy(), [rows])
+    np.testing.assert_array_equal(again, found)
+
+  @settings(max_examples=60, deadline=None)
+  @given(st.binary(max_size=200))
+  def test_of_random_bytes(self, data):
+    self._check(data)
+
+  # The second makes tfc's own escapes loop without end.
+  @pytest.mark.parametrize("data", [b"", b"\x80", b"\x80" * 4, b"\xff" * 500, b"\x00" * 500])
+  def test_of_special_bytes(self, data):
+    self._check(data)
+
+  def test_that_were_cut_or_lengthened(self):
+    values, rows = _gaussian_values(2000)
+    data = _CODER.encode([(values, rows)]).numpy()
+    for length in (0, 1, 2, 3, 5, len(data) // 2, len(data) - 1):
+      self._check(data[:length])
+    (found,) = _decoded(data + b"more", [rows])
+    np.testing.assert_array_equal(found, values)

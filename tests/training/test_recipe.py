@@ -1,0 +1,140 @@
+"""Runs from end to end in this process: explosions, traces, broken pictures."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import pytest
+import tensorflow as tf
+
+from khuvcm_tf.data import pipeline
+from khuvcm_tf.training import callbacks, losses, schedules
+from khuvcm_tf.training.validity import TrainingError
+
+
+@pytest.fixture
+def nan_at(monkeypatch):
+  """A function: makes the distortion of the n-th training batch NaN, of that one alone."""
+
+  def nan_at_(place: int):
+    batches = tf.Variable(0, trainable=False)
+
+    def distortion(original, decoded):
+      # A batch has two crops; validation takes one picture.
+      here = batches.assign_add(tf.cast(tf.shape(original)[0] == 2, tf.int32))
+      broken = tf.logical_and(here == place, tf.shape(original)[0] == 2)
+      return losses.mse(original, decoded) * tf.where(broken, float("nan"), 1.0)
+
+    monkeypatch.setitem(losses.DISTORTIONS, "mse", distortion)
+
+  return nan_at_
+
+
+def test_a_run_goes_back_after_a_nan_and_on_at_half_the_rate(toy, photos, tmp_path, nan_at, curve):
+  nan_at(7)
+  toy.recipe.train(
+    toy.make_recipe(
+      workdir=str(tmp_path / "w"),
+      train_images=photos,
+      max_steps=10,
+      log_steps=1,
+      checkpoint_steps=4,
+      learning_rate_schedule="constant",
+      on_nan="restore",
+      profile=True,
+    )
+  )
+  rates = curve(tmp_path / "w" / "logs", "run/learning_rate")
+  assert rates == [(step, pytest.approx(1e-4 if step <= 4 else 5e-5)) for step in range(1, 11)]
+  assert len(list((tmp_path / "w" / "logs" / "plugins" / "profile").glob("*/*.xplane.pb"))) >= 1
+
+
+def test_a_nan_before_the_first_checkpoint_ends_the_run(toy, photos, tmp_path, nan_at):
+  nan_at(2)
+  recipe = toy.make_recipe(
+    workdir=str(tmp_path / "w"), train_images=photos, max_steps=10, on_nan="restore"
+  )
+  with pytest.raises(
+    TrainingError,
+    match=r"^the loss is nan at step 2, expected a finite value, before the first checkpoint; "
+    r"lower --learning_rate$",
+  ):
+    toy.recipe.train(recipe)
+
+
+class _Stub:
+  """A trainer and its checkpoints in one, at a learning rate."""
+
+  def __init__(self):
+    self.schedule = schedules.Schedule(1.0, "constant", 0, 10)
+    self.step = 3
+    self.optimizer = self
+
+  @property
+  def iterations(self):
+    return tf.constant(self.step)
+
+  def restore(self):
+    return "step-3"
+
+
+@pytest.mark.parametrize(
+  "on_nan, restores, message",
+  [
+    ("stop", 1, r"the loss; lower --learning_rate, or give --on_nan=restore to go back and on"),
+    ("restore", 6, r"the loss, after 5 restores; lower --learning_rate"),
+  ],
+)
+def test_an_explosion_ends_a_run_that_may_not_go_back(toy, on_nan, restores, message):
+  recipe, stub = toy.make_recipe(workdir="w", on_nan=on_nan), _Stub()
+  with pytest.raises(TrainingError, match=message):
+    toy.recipe._go_back(recipe, stub, stub, callbacks.Exploded("the loss"), restores)
+
+
+def _guard_told(losses_, norms=None):
+  guard = callbacks.Guard()
+  guard.set_model(_Stub())
+  for loss, norm in zip(losses_, norms or [1.0] * len(losses_)):
+    guard.on_train_batch_end(0, {"loss": loss, "grad_norm": norm})
+
+
+def test_the_guard_lets_falling_and_noisy_losses_pass():
+  _guard_told([1e6, 3e4, 200.0, 5.0, 80.0, 1.0, 90.0])
+
+
+@pytest.mark.parametrize(
+  "losses_, norms, message",
+  [
+    ([1.0, float("inf")], None, r"the loss is inf at step 3, expected a finite value"),
+    ([1.0, 1.0, 150.0], None, r"the loss is 150 at step 3, expected a value near its mean of 1"),
+    (
+      [1.0, 2.0],
+      [1.0, float("nan")],
+      r"the gradient's norm is nan at step 3 \(loss 2\), expected a finite value",
+    ),
+  ],
+)
+def test_the_guard_stops_what_explodes(losses_, norms, message):
+  with pytest.raises(callbacks.Exploded, match=message):
+    _guard_told(losses_, norms)
+
+
+def test_a_picture_that_breaks_during_the_run_is_named(toy, photos, tmp_path, monkeypatch):
+  recipe = toy.make_recipe(
+    workdir=str(tmp_path / "w"), train_images=photos, max_steps=10, cache_gib=0.0
+  )
+  load = pipeline.load
+
+  def load_and_break(*arguments):
+    found = load(*arguments)
+    for path in sorted(pathlib.Path(photos).iterdir())[1:]:
+      os.truncate(path, 60)
+    return found
+
+  monkeypatch.setattr(pipeline, "load", load_and_break)
+  with pytest.raises(
+    pipeline.DataError,
+    match=r"^a training picture has changed since the start: \S+\.png: [^\n]*; restore or remove",
+  ):
+    toy.recipe.train(recipe)
