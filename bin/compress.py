@@ -41,7 +41,8 @@ def main():
 
   model = files.open_model(MODEL.value, PRECISION.value)
   jobs = files.compress(model, INPUT.value, OUTPUT.value, ALPHA.value, OVERWRITE.value)
-  read, written = (sum(os.path.getsize(path) for path in paths) for paths in zip(*jobs))
+  read = sum(os.path.getsize(job.source) for job in jobs)
+  written = sum(os.path.getsize(job.target) for job in jobs)
   print(
     f"{len(jobs)} picture{'s' * (len(jobs) > 1)}: {read} bytes -> {written} bytes in "
     f"{jobs[0].target if len(jobs) == 1 else OUTPUT.value}"

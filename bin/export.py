@@ -3,8 +3,8 @@
   python bin/export.py --model=mbt2018_mean --output=exported/
 
 Its signatures are `compress` (picture: uint8 [H, W, 3] or [H, W, 1] -> data: string) and
-`decompress` (data -> picture). It loads in TensorFlow 2.14 with tensorflow_compression, and in newer TensorFlow
-with tensorflow_compression_ops.
+`decompress` (data -> picture). It loads in TensorFlow 2.14 with tensorflow_compression, and in
+newer TensorFlow with tensorflow_compression_ops.
 """
 
 from absl import flags

@@ -108,8 +108,8 @@ _TEXTS = {
   "compress the picture again",
   "TOO_SHORT": "the file is too short: found {found} bytes, expected at least {expected}; "
   "copy it again from its source",
-  "MAGIC": "not a .kvc file: its first bytes are 0x{found:x}, expected 0x{expected:x} ('KVC' and "
-  "the version); check the file's name",
+  "MAGIC": "not a .kvc file: its first bytes are 0x{found:x}, expected 0x{expected:x} (KVC and "
+  "the version); check the name of the file",
   "VERSION": "the file has format version {found}, expected {expected}; "
   "read it with the program that wrote it or a newer one",
   "FLAGS": "the file has unknown flags: found {found}, expected {expected}; "

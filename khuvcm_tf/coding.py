@@ -8,6 +8,8 @@ model.estimate(picture)                       # {"z": bits, "y": bits}
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 
 import numpy as np
@@ -53,10 +55,12 @@ class Model(tf.Module):
     self.codec, self.coder = codec, coder
     self.fingerprint, self.description = fingerprint, description
     picture = tf.TensorSpec((None, None, None), tf.uint8, name="picture")
-    self._compress = tf.function(self.compress_graph, input_signature=[picture])
-    self._estimate = tf.function(self._estimate_graph, input_signature=[picture])
+    # Nothing here branches in Python on tensors; AutoGraph's rewriting would double the first call.
+    graph = functools.partial(tf.function, autograph=False)
+    self._compress = graph(self.compress_graph, input_signature=[picture])
+    self._estimate = graph(self._estimate_graph, input_signature=[picture])
     size = tf.TensorSpec((), tf.int32)
-    self._decode = tf.function(
+    self._decode = graph(
       self._decode_graph, input_signature=[tf.TensorSpec((None,), tf.string), size, size]
     )
 
@@ -157,7 +161,7 @@ class Model(tf.Module):
         tf.debugging.Assert(
           (grey | (header.input_format == bitstream.RGB))
           & (tf.size(substreams) == len(self.coder.substreams)),
-          ["the file is not one of this model's pictures; use the model that wrote it"],
+          ["the file is not a picture of this model; use the model that wrote it"],
         ),
       ]
     with tf.control_dependencies(checks):
@@ -179,7 +183,7 @@ class Model(tf.Module):
   def _decode_graph(self, substreams, height, width):
     """Returns uint8 [H, W, 3], and whether the substreams are what their symbols encode to.
 
-    That check finds bytes left over or missing, of which a range decoder knows nothing.
+    That check finds bytes left over, of which a range decoder knows nothing.
     """
     rows = padded_size(height, self.codec.stride) // self.codec.analysis.stride
     columns = padded_size(width, self.codec.stride) // self.codec.analysis.stride
@@ -207,12 +211,24 @@ class Model(tf.Module):
     """Raises ModelError where a picture needs more memory than the machine has left."""
     latents = height * width / self.codec.analysis.stride**2 * self.coder.depth
     needed = _BYTES_AT_LEAST + height * width * _BYTES_PER_PIXEL + latents * _BYTES_PER_LATENT
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if height * width > 2**22 and needed > free:
+    free = free_memory() if height * width > 2**22 else None
+    if free is not None and needed > free:
       raise ModelError(
         f"a picture of {width}x{height} pixels needs about {needed / 2**30:.1f} GiB of memory, "
         f"but {free / 2**30:.1f} GiB are free; code it in parts or on a larger machine"
       )
+
+
+def free_memory() -> int | None:
+  """Returns the bytes that programs may still take, None where the system does not tell."""
+  with contextlib.suppress(OSError, ValueError, StopIteration):
+    # Of Linux: unlike SC_AVPHYS_PAGES it counts the cache of files, which gives way.
+    with open("/proc/meminfo", encoding="ascii") as lines:
+      line = next(line for line in lines if line.startswith("MemAvailable:"))
+    return int(line.split()[1]) * 1024
+  with contextlib.suppress(OSError, ValueError):
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  return None
 
 
 _INEXACT = (

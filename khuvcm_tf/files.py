@@ -24,6 +24,7 @@ class Job(NamedTuple):
 
   source: str
   target: str
+  makes_folder: bool = False  # whether the target's folder is made where it does not exist
 
 
 def open_model(path_or_name: str, precision: str = "float32"):
@@ -95,25 +96,29 @@ def decompress(
 
 
 def model_of(data: bytes) -> str:
-  """Returns the name of the shipped model that wrote a file.
+  """Returns the folder of the shipped model that wrote a file.
 
   Raises:
     coding.ModelError: it is none of them.
   """
-  header, _ = bitstream.parse(data)
+  header, _ = bitstream.parse(data, bitstream.MAX_SIDE**2)  # whoever decodes sets the limit
   name = model_files.find_by_fingerprint(header.fingerprint)
   if name is None:
     raise coding.ModelError(
       f"the file was made with model {header.fingerprint.hex()}, which is none of the shipped "
       f"({', '.join(model_files.names()) or 'none'}); name the model with --model"
     )
-  return name
+  # Not the name, which a folder of the same name here would take.
+  return model_files.shipped()[name]
 
 
 def _jobs(sources, pattern: str, output: str, suffix: str, overwrite: bool) -> list[Job]:
   """Pairs sources with targets, and refuses targets that clash or exist."""
+  pattern, output = os.path.expanduser(pattern), os.path.expanduser(output)
   into_folder = len(sources) > 1 or not os.path.isfile(pattern) or os.path.isdir(output)
   if into_folder or output.endswith(os.sep):
+    if os.path.exists(output) and not os.path.isdir(output):
+      raise FilesError(f"{output} is a file, expected a folder for what {pattern} holds")
     # Subfolders below a folder or below a glob's fixed part are kept.
     root = (
       pattern
@@ -121,7 +126,11 @@ def _jobs(sources, pattern: str, output: str, suffix: str, overwrite: bool) -> l
       else os.path.commonpath([os.path.dirname(os.path.abspath(source)) for source in sources])
     )
     jobs = [
-      Job(source, os.path.join(output, os.path.splitext(os.path.relpath(source, root))[0] + suffix))
+      Job(
+        source,
+        os.path.join(output, os.path.splitext(os.path.relpath(source, root))[0] + suffix),
+        makes_folder=True,
+      )
       for source in sources
     ]
   else:
@@ -140,11 +149,8 @@ def _run(jobs: list[Job], code: Callable[[Job], None]) -> list[Job]:
   """Codes all; a single failure is raised, one of several is told and counted."""
   failed = 0
   for job in _with_progress(jobs):
-    folder = os.path.dirname(job.target)
     try:
-      if folder and len(jobs) > 1:
-        os.makedirs(folder, exist_ok=True)
-      code(job)
+      _code_one(job, code)
     except errors.Error as error:
       text = str(error) if job.source in str(error) else f"{job.source}: {error}"
       if len(jobs) == 1:
@@ -154,6 +160,19 @@ def _run(jobs: list[Job], code: Callable[[Job], None]) -> list[Job]:
   if failed:
     raise FilesError(f"{failed} of {len(jobs)} files were not coded, for the reasons above")
   return jobs
+
+
+def _code_one(job: Job, code: Callable[[Job], None]) -> None:
+  """Codes a file; what the system refuses is an error of ours, so that the others go on."""
+  try:
+    if job.makes_folder and os.path.dirname(job.target):
+      os.makedirs(os.path.dirname(job.target), exist_ok=True)
+    code(job)
+  except OSError as error:
+    raise FilesError(
+      f"{error.filename or job.source}: {error.strerror}; expected to read {job.source} and to "
+      f"write {job.target}; check both places"
+    ) from error
 
 
 def _with_progress(jobs: list[Job]) -> Iterable[Job]:

@@ -11,11 +11,12 @@ then the first 3 of SHA-256 over the synthesis weights as stored. Files carry it
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.resources
 import json
 import os
-import zipfile
+import shutil
 from collections.abc import Sequence
 
 import numpy as np
@@ -48,8 +49,10 @@ def save(
     The model, as `load` would give it.
 
   Raises:
-    coding.ModelError: integers would cost more than LOSS_LIMIT.
+    coding.ModelError: integers would cost more than LOSS_LIMIT, `folder` holds something else than
+      a model, or it cannot be written.
   """
+  _check_replaceable(folder)
   weights = {
     name: value.numpy().astype(weights_dtype) for name, value in codec.named_weights().items()
   }
@@ -82,13 +85,7 @@ def load(path_or_name: str, precision: str = "float32") -> coding.Model:
   """
   folder = find(path_or_name)
   try:
-    with open(os.path.join(folder, "model.json"), encoding="utf-8") as file:
-      description = json.load(file)
-    if description["format"] != _FORMAT:
-      raise coding.ModelError(
-        f"{folder} has model format {description['format']}, expected {_FORMAT}; use the version "
-        "of the package that wrote it"
-      )
+    description = _read_description(folder)
     weights = _read_arrays(os.path.join(folder, "weights.npz"))
     integers = _read_arrays(os.path.join(folder, "integer.npz"))
     stored = read_fingerprint(folder)
@@ -101,21 +98,30 @@ def load(path_or_name: str, precision: str = "float32") -> coding.Model:
     codec = codecs.create(description["codec"], precision, **description["arguments"])
     codec.assign_weights(weights)
     coder = integer_hyperprior.IntegerHyperprior.from_state(integers)
-  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-    raise coding.ModelError(f"{folder} is not a whole model: {error}") from error
-  coder.check_arithmetic()
+    coder.check_arithmetic()
+  except (coding.ModelError, integer_hyperprior.InexactArithmetic):
+    raise
+  except Exception as error:  # numpy, zipfile and zlib raise whatever damage leads them to.
+    raise coding.ModelError(
+      f"{folder} is not a whole model: {_reason(error)}; copy it again from its source"
+    ) from error
   return coding.Model(codec, coder, fingerprint, description)
 
 
-def names() -> list[str]:
-  """Returns the names of shipped models: those in $KHUVCM_MODELS, then those of the package."""
+def shipped() -> dict[str, str]:
+  """Returns shipped models, name: folder: those in $KHUVCM_MODELS, then those of the package."""
   found = {}
   for root in _roots():
     if os.path.isdir(root):
       for name in sorted(os.listdir(root)):
         if os.path.isfile(os.path.join(root, name, "model.json")):
           found.setdefault(name, os.path.join(root, name))
-  return list(found)
+  return found
+
+
+def names() -> list[str]:
+  """Returns the names of shipped models."""
+  return list(shipped())
 
 
 def find(path_or_name: str) -> str:
@@ -123,10 +129,8 @@ def find(path_or_name: str) -> str:
   for folder in (path_or_name, os.path.join(path_or_name, "model")):
     if os.path.isfile(os.path.join(folder, "model.json")):
       return folder
-  for root in _roots():
-    folder = os.path.join(root, path_or_name)
-    if os.path.isfile(os.path.join(folder, "model.json")):
-      return folder
+  if path_or_name in shipped():
+    return shipped()[path_or_name]
   if os.path.isdir(os.path.join(path_or_name, "checkpoints")):
     raise coding.ModelError(
       f"{path_or_name} holds a run that has not ended: run bin/train.py on it to its end first"
@@ -139,9 +143,11 @@ def find(path_or_name: str) -> str:
 
 def find_by_fingerprint(fingerprint: bytes) -> str | None:
   """Returns the name of the shipped model that wrote a file, or None."""
-  for name in names():
-    if read_fingerprint(find(name)) == fingerprint:
-      return name
+  for name, folder in shipped().items():
+    # A damaged model must not hide the others.
+    with contextlib.suppress(OSError, ValueError):
+      if read_fingerprint(folder) == fingerprint:
+        return name
   return None
 
 
@@ -182,26 +188,79 @@ def _fingerprint(
   return entropy.digest()[: coding.ENTROPY_BYTES] + synthesis.digest()[: 8 - coding.ENTROPY_BYTES]
 
 
+def _read_description(folder: str) -> dict[str, object]:
+  with open(os.path.join(folder, "model.json"), encoding="utf-8") as file:
+    description = json.load(file)
+  if not isinstance(description, dict):
+    raise ValueError("model.json holds no object")
+  missing = [key for key in ("format", "codec", "arguments") if key not in description]
+  if missing:
+    raise ValueError(f"model.json has no {', '.join(missing)}")
+  if description["format"] != _FORMAT:
+    raise coding.ModelError(
+      f"{folder} has model format {description['format']}, expected {_FORMAT}; use the version of "
+      "the package that wrote it"
+    )
+  return description
+
+
 def _read_arrays(path: str) -> dict[str, np.ndarray]:
-  with np.load(path, allow_pickle=False) as arrays:
-    return {name: arrays[name] for name in arrays.files}
+  try:
+    with np.load(path, allow_pickle=False) as arrays:
+      return {name: arrays[name] for name in arrays.files}
+  except FileNotFoundError:
+    raise
+  except Exception as error:
+    raise ValueError(f"{os.path.basename(path)}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+  """Returns an error's words on one line."""
+  if isinstance(error, OSError) and error.strerror:
+    return f"{os.path.basename(error.filename or '')}: {error.strerror}"
+  return " ".join(str(error).split()) or type(error).__name__
+
+
+def _check_replaceable(folder: str):
+  """Raises ModelError where writing a model would destroy something else."""
+  is_model = os.path.isfile(os.path.join(folder, "model.json"))
+  if os.path.exists(folder) and not is_model and (not os.path.isdir(folder) or os.listdir(folder)):
+    raise coding.ModelError(
+      f"{folder} holds something else than a model, expected a model, an empty folder or none; "
+      "name another folder"
+    )
 
 
 def _write(folder: str, description, weights, integers, fingerprint: bytes):
   """Writes the files to a temporary folder beside `folder` and puts it in its place."""
   folder = os.path.abspath(folder)
   temporary, old = f"{folder}.tmp-{os.getpid()}", f"{folder}.old-{os.getpid()}"
-  os.makedirs(temporary)
-  np.savez_compressed(os.path.join(temporary, "weights.npz"), **weights)
-  np.savez_compressed(os.path.join(temporary, "integer.npz"), **integers)
-  with open(os.path.join(temporary, "model.json"), "w", encoding="utf-8") as file:
-    json.dump(description, file, indent=2)
-    file.write("\n")
-  write_fingerprint(temporary, fingerprint)
-  if os.path.isdir(folder):
-    os.rename(folder, old)
-  os.rename(temporary, folder)
-  if os.path.isdir(old):
-    for name in os.listdir(old):
-      os.remove(os.path.join(old, name))
-    os.rmdir(old)
+  try:
+    os.makedirs(temporary)
+    np.savez_compressed(os.path.join(temporary, "weights.npz"), **weights)
+    np.savez_compressed(os.path.join(temporary, "integer.npz"), **integers)
+    with open(os.path.join(temporary, "model.json"), "w", encoding="utf-8") as file:
+      json.dump(description, file, indent=2)
+      file.write("\n")
+    write_fingerprint(temporary, fingerprint)
+    _replace(folder, temporary, old)
+  except OSError as error:
+    raise coding.ModelError(
+      f"{folder} was not written: {error.strerror}; expected a writable place with space left"
+    ) from error
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(folder: str, new: str, old: str):
+  """Moves `new` to `folder`; what was there waits at `old`, and comes back where that fails."""
+  if not os.path.isdir(folder):
+    os.rename(new, folder)
+    return
+  os.rename(folder, old)
+  try:
+    os.rename(new, folder)
+  except OSError:
+    os.rename(old, folder)
+    raise
+  shutil.rmtree(old, ignore_errors=True)

@@ -12,6 +12,7 @@ A process needs TensorFlow and the compiled ops of tensorflow-compression, nothi
 from __future__ import annotations
 
 import os
+import shutil
 
 import numpy as np
 import tensorflow as tf
@@ -39,28 +40,32 @@ def export(model: coding.Model, folder: str) -> None:
   compress = tf.function(
     lambda picture: {"data": model.compress_graph(picture)},
     input_signature=[tf.TensorSpec((None, None, None), tf.uint8, name="picture")],
+    autograph=False,
   )
   decompress = tf.function(
     lambda data: {"picture": model.decompress_graph(data)},
     input_signature=[tf.TensorSpec((), tf.string, name="data")],
+    autograph=False,
   )
-  module.compress, module.decompress = compress, decompress
+  # Not as attributes of the module too, for which both would be traced and stored a second time.
+  signatures = {
+    "compress": compress.get_concrete_function(),
+    "decompress": decompress.get_concrete_function(),
+  }
   temporary = f"{os.path.abspath(folder)}.tmp-{os.getpid()}"
   try:
-    tf.saved_model.save(
-      module,
-      temporary,
-      signatures={
-        "compress": compress.get_concrete_function(),
-        "decompress": decompress.get_concrete_function(),
-      },
-    )
+    tf.saved_model.save(module, temporary, signatures=signatures)
     model_files.write_fingerprint(temporary, model.fingerprint)
     if os.path.isdir(folder):
       os.rmdir(folder)
-    os.rename(temporary, folder)
-  except OSError as error:
-    raise coding.ModelError(f"{folder} was not written: {error}") from error
+    os.rename(temporary, os.path.abspath(folder))
+  except (OSError, tf.errors.OpError) as error:
+    reason = str(error).splitlines()[0]
+    raise coding.ModelError(
+      f"{folder} was not written: {reason}; expected a writable place with space left"
+    ) from error
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def is_saved_model(folder: str) -> bool:
@@ -75,8 +80,11 @@ class ExportedModel:
     try:
       self._signatures = tf.saved_model.load(folder).signatures
       self.fingerprint = model_files.read_fingerprint(folder)
-    except (OSError, ValueError) as error:
-      raise coding.ModelError(f"{folder} is not a whole exported model: {error}") from error
+    except Exception as error:  # TensorFlow raises whatever damage leads it to.
+      reason = " ".join(str(error).split())[:300]
+      raise coding.ModelError(
+        f"{folder} is not a whole exported model: {reason}; export it again"
+      ) from error
     if not {"compress", "decompress"} <= set(self._signatures):
       raise coding.ModelError(
         f"{folder} has the signatures {sorted(self._signatures)}, expected compress and "
@@ -85,7 +93,11 @@ class ExportedModel:
 
   def compress(self, picture: np.ndarray) -> bytes:
     """As `coding.Model.compress`."""
-    return self._run("compress", "data", picture=tf.constant(coding.checked(picture)))
+    picture = tf.constant(coding.checked(picture))
+    try:
+      return self._signatures["compress"](picture=picture)["data"].numpy()
+    except tf.errors.InvalidArgumentError as error:
+      raise coding.ModelError(f"the picture cannot be coded: {coding.assertion(error)}") from error
 
   def decompress(
     self,
@@ -98,11 +110,13 @@ class ExportedModel:
       raise coding.ModelError(
         "an exported model decodes its own files alone; drop --allow_other_synthesis"
       )
-    bitstream.parse(data, max_pixels)
-    return self._run("decompress", "picture", data=tf.constant(data))
-
-  def _run(self, signature: str, output: str, **inputs):
+    header, _ = bitstream.parse(data, max_pixels)
+    if header.fingerprint != self.fingerprint:
+      raise coding.ModelError(
+        f"the file was made with model {header.fingerprint.hex()}, expected this one, "
+        f"{self.fingerprint.hex()}; use the model that wrote it"
+      )
     try:
-      return self._signatures[signature](**inputs)[output].numpy()
+      return self._signatures["decompress"](data=tf.constant(data))["picture"].numpy()
     except tf.errors.InvalidArgumentError as error:
-      raise coding.ModelError(coding.assertion(error)) from error
+      raise bitstream.BitstreamError(coding.assertion(error)) from error

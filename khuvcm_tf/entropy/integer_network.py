@@ -137,8 +137,8 @@ class IntegerLayer(NamedTuple):
   def _rectified(self, y: tf.Tensor) -> tf.Tensor:
     if self.slope >= 0:
       unit = signal.SLOPE_UNIT
-      # So that the product keeps the bound; activations of 12 bits fit in float32's.
-      most = BOUNDS[y.dtype.name] / unit - 1
+      # So that the product with the slope keeps the bound.
+      most = (BOUNDS[y.dtype.name] - unit) // max(self.slope, 1)
       y = tf.clip_by_value(y, -most, most)
       y = tf.maximum(y, tf.floor((y * self.slope + unit // 2) / unit))
     return tf.clip_by_value(y, -self.limit, self.limit)

@@ -47,8 +47,26 @@ class Tables(NamedTuple):
   @classmethod
   def from_state(cls, state: dict[str, np.ndarray]) -> Tables:
     lengths = state["high"] - state["low"] + 3
-    start = np.cumsum(lengths) - lengths + 1
+    ends = np.cumsum(lengths)
+    start = ends - lengths + 1
+    _check(state["lookup"], start, ends)
     return cls(state["lookup"], start.astype(np.int32), state["low"], state["high"])
+
+
+def _check(lookup: np.ndarray, start: np.ndarray, ends: np.ndarray):
+  """Raises ValueError unless rows are [PRECISION, 0, ..., 65536], each greater than before."""
+  good = lookup.dtype == np.int32 and lookup.shape == (ends[-1],)
+  if good:
+    first, last = lookup[start], lookup[ends - 1]
+    good = (lookup[start - 1] == PRECISION).all() and not first.any()
+    good = good and (last == 2**PRECISION).all()
+    # The first of a row is below its precision, which is below the last of the row before.
+    good = good and np.count_nonzero(np.diff(lookup) <= 0) == 2 * len(start) - 1
+  if not good:
+    raise ValueError(
+      f"`lookup` is {lookup.dtype} {list(lookup.shape)}, expected int32 [{ends[-1]}] in rows "
+      f"[{PRECISION}, 0, ..., {2**PRECISION}] that rise"
+    )
 
 
 def assemble(alphabets: Sequence[tuple[int, np.ndarray]]) -> Tables:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -46,7 +47,8 @@ class Log(tf.keras.callbacks.Callback):
     self._board, self._every = board, every
     self._step, self._max_steps = first_step, max_steps
     self._bar = None
-    if sys.stderr.isatty():
+    # A terminal may not know its width (0): tqdm would show nothing there.
+    if sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns:
       self._bar = tqdm.tqdm(total=max_steps, initial=first_step, unit="step", dynamic_ncols=True)
     self._since, self._logged = time.perf_counter(), first_step
     self._sums = collections.Counter()

@@ -138,3 +138,21 @@ def test_a_picture_that_breaks_during_the_run_is_named(toy, photos, tmp_path, mo
     match=r"^a training picture has changed since the start: \S+\.png: [^\n]*; restore or remove",
   ):
     toy.recipe.train(recipe)
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    tf.errors.UnavailableError(None, None, "Task /job:worker/replica:0/task:1 heartbeat timeout"),
+    tf.errors.InternalError(None, None, "Collective ops is aborted by: x"),
+  ],
+)
+def test_a_lost_worker_is_told_in_one_line(toy, error):
+  with pytest.raises(TrainingError, match=r"^another worker of the cluster has ended: start all"):
+    with toy.recipe._lost_workers_named():
+      raise error
+
+
+def test_other_internal_errors_are_not_taken_for_a_lost_worker(toy):
+  with pytest.raises(tf.errors.InternalError), toy.recipe._lost_workers_named():
+    raise tf.errors.InternalError(None, None, "out of luck")

@@ -57,18 +57,17 @@ def test_all_weights_get_a_gradient(toy, batch):
     assert np.isfinite(gradient).all(), variable.name
 
 
-def test_two_replicas_make_the_step_of_one(toy, batch):
-  # The toy's noise differs between replicas; a codec in which nothing is random has none.
-  one, two = _trainer(), None
+def test_a_mirrored_strategy_on_one_device_makes_the_step_of_none(toy, batch):
+  one = _trainer()
   strategy = tf.distribute.MirroredStrategy(["CPU:0"])
   with strategy.scope():
-    two = _trainer()
-  for made in (one, two):
-    made.codec.latent_coder.noise.reset_from_seed(3)
+    other = _trainer()
   first = one.make_train_function()(iter([batch]))
   data = strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensors(batch))
-  second = two.make_train_function()(iter(data))
-  assert float(second["loss"]) == pytest.approx(float(first["loss"]), rel=1e-3)
+  second = other.make_train_function()(iter(data))
+  # The generators' streams differ: a replica's is split off.
+  assert float(second["distortion"]) == pytest.approx(float(first["distortion"]), rel=1e-5)
+  assert float(second["bpp"]) == pytest.approx(float(first["bpp"]), rel=0.02)
   assert float(second["grad_norm"]) == pytest.approx(float(first["grad_norm"]), rel=0.05)
 
 

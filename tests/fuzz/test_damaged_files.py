@@ -1,0 +1,233 @@
+"""Thousands of damaged files: each is refused in one line or decodes to a picture of its size.
+
+Seeds are fixed, so that a failure comes again. Checksums are repaired in more than half of the
+files: behind a wrong one nothing of the decoder is reached.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import pathlib
+import random
+import resource
+import zlib
+
+import numpy as np
+import pytest
+
+from khuvcm_tf import bitstream, codecs, coding, model_files
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+MAX_PIXELS = 2**18
+# Bytes by which a process may grow while it decodes a damaged file of at most MAX_PIXELS, whose
+# padded picture may have 64 times as many.
+MEMORY = 2**31
+
+_FIXED = 15  # bytes before the first varint
+_SIDES = [0, 1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 1000, 2047, 16383, 65535, 65536, 2**31, 2**32]
+_EXTREMES = [0, 1, 2, 3, 15, 16, 17, 127, 128, 2**14, 2**31 - 1, 2**31, 2**32 - 1, 2**35 - 1]
+
+
+class _Files:
+  """Pictures of a golden model as files: colour, grey, and one of several blocks."""
+
+  def __init__(self, name: str):
+    self.model = model_files.load(str(GOLDEN / name / "model"))
+    y, x, c = np.mgrid[:64, :96, :3]
+    waves = np.sin(y / 7 + c) + np.sin(x / 5) * np.cos(y / 30) + np.sin(x * y / 900)
+    picture = np.rint(128 + 40 * waves).astype(np.uint8)
+    pictures = [picture[:16, :16], picture[:40, :70, :1], picture]
+    self.good = [self.model.compress(picture) for picture in pictures]
+    self.parsed = [bitstream.parse(data) for data in self.good]
+
+  def outcome(self, data: bytes) -> str:
+    """Decodes; returns the name of the error, or "picture"."""
+    try:
+      picture = self.model.decompress(data, max_pixels=MAX_PIXELS)
+    except (bitstream.BitstreamError, coding.ModelError) as error:
+      assert str(error) and "\n" not in str(error)
+      return type(error).__name__
+    header, _ = bitstream.parse(data)
+    channels = 1 if header.input_format == bitstream.GREY else 3
+    assert picture.shape == (header.height, header.width, channels)
+    assert picture.dtype == np.uint8
+    return "picture"
+
+
+@pytest.fixture(scope="module", params=codecs.names())
+def files(request):
+  return _Files(request.param)
+
+
+def _sealed(body: bytes) -> bytes:
+  return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+def _varint(value: int) -> bytes:
+  low, rest = value & 127, value >> 7
+  return bytes([low]) if not rest else bytes([low | 128]) + _varint(rest)
+
+
+def _file(header: bitstream.ParsedHeader, substreams: list[bytes]) -> bytes:
+  """Writes a file with a good checksum; header fields and substreams may be anything."""
+  fixed = b"KVC\x01\x00" + header.fingerprint + bytes([header.input_format, header.bit_depth])
+  numbers = [header.height, header.width, len(substreams), *map(len, substreams[:-1])]
+  return _sealed(fixed + b"".join(map(_varint, numbers)) + b"".join(substreams))
+
+
+# Each takes the bodies (files without their checksums) and returns a damaged one.
+
+
+def _flip_bits(rng, bodies):
+  body = bytearray(rng.choice(bodies))
+  for _ in range(rng.choice([1, 1, 2, 8, 64])):
+    body[rng.randrange(len(body))] ^= 1 << rng.randrange(8)
+  return bytes(body)
+
+
+def _exchange_bytes(rng, bodies):
+  body = bytearray(rng.choice(bodies))
+  for _ in range(rng.choice([1, 3])):
+    body[rng.randrange(_FIXED, len(body))] = rng.choice([0, 1, 127, 128, 255, rng.randrange(256)])
+  return bytes(body)
+
+
+def _cut(rng, bodies):
+  body = rng.choice(bodies)
+  return body[: rng.randrange(len(body))]
+
+
+def _splice(rng, bodies):
+  head, tail = rng.choice(bodies), rng.choice(bodies)
+  return head[: rng.randrange(len(head))] + tail[rng.randrange(len(tail)) :]
+
+
+def _insert(rng, bodies):
+  body = rng.choice(bodies)
+  place = rng.randrange(len(body) + 1)
+  return body[:place] + rng.randbytes(rng.choice([1, 2, 100])) + body[place:]
+
+
+def _remove(rng, bodies):
+  body = rng.choice(bodies)
+  place = rng.randrange(len(body))
+  return body[:place] + body[place + rng.choice([1, 2, 20]) :]
+
+
+def _extend(rng, bodies):
+  return rng.choice(bodies) + rng.choice([b"\x00", b"\xff" * 3, rng.randbytes(40)])
+
+
+def _replace_payload(rng, bodies):
+  body = rng.choice(bodies)
+  start = rng.randrange(_FIXED, len(body))
+  return body[:start] + rng.randbytes(len(body) - start)
+
+
+_DAMAGES = [
+  _flip_bits,
+  _exchange_bytes,
+  _cut,
+  _splice,
+  _insert,
+  _remove,
+  _extend,
+  _replace_payload,
+]
+
+
+def test_damage_ends_in_an_error_or_in_a_picture_of_the_size_in_the_header(files):
+  rng = random.Random(7)
+  bodies = [data[:-4] for data in files.good]
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  counts = collections.Counter()
+  for damage, i in itertools.product(_DAMAGES, range(220)):
+    body = damage(rng, bodies)
+    if i % 8 < 5:
+      counts[files.outcome(_sealed(body))] += 1
+    else:
+      data = body + rng.choice(files.good)[-4:]
+      found = files.outcome(data)
+      assert data in files.good or found == "BitstreamError"
+      counts["unsealed"] += 1
+  # Each way to end was taken: the checks above were of something.
+  assert counts["BitstreamError"] > 500
+  assert counts["ModelError"] > 5
+  assert counts["picture"] > 5
+  grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+  assert grown < MEMORY
+
+
+def _headers(files):
+  """Files whose headers say extremes, one field at a time, with good checksums."""
+  header, substreams = files.parsed[2]
+  for side in _SIDES:
+    yield _file(header._replace(height=side), substreams)
+    yield _file(header._replace(width=side), substreams)
+  for height, width in ((65535, 4), (4, 65535), (512, 512), (513, 512), (65536, 1), (0, 65535)):
+    yield _file(header._replace(height=height, width=width), substreams)
+  for value in range(256):
+    yield _file(header._replace(input_format=value), substreams)
+    yield _file(header._replace(bit_depth=value), substreams)
+  for bit in range(64):
+    other = (int.from_bytes(header.fingerprint, "big") ^ 1 << bit).to_bytes(8, "big")
+    yield _file(header._replace(fingerprint=other), substreams)
+  body = files.good[2][:-4]
+  for place, value in itertools.product((3, 4), range(0, 256, 5)):
+    yield _sealed(body[:place] + bytes([value]) + body[place + 1 :])
+  numbers = [header.height, header.width, 2, len(substreams[0])]
+  for place, value in itertools.product(range(4), _EXTREMES):
+    changed = [*numbers[:place], value, *numbers[place + 1 :]]
+    yield _sealed(body[:_FIXED] + b"".join(map(_varint, changed)) + b"".join(substreams))
+
+
+def test_extremes_in_the_header_end_in_an_error_or_in_a_picture_of_that_size(files):
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  counts = collections.Counter(files.outcome(data) for data in _headers(files))
+  assert counts["BitstreamError"] > 500
+  assert counts["ModelError"] == 64  # one for each bit of the fingerprint
+  grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+  assert grown < MEMORY
+
+
+class TestSubstreams:
+  def _refused(self, files, substreams, match="other bytes than their symbols encode to: .*copy"):
+    with pytest.raises(bitstream.BitstreamError, match=match):
+      files.model.decompress(_file(files.parsed[2][0], substreams))
+
+  @pytest.mark.parametrize("stream", [b"", b"\x80" * 400, b"\xff" * 400])
+  def test_of_no_bytes_or_far_too_many_are_refused(self, files, stream):
+    z, y = files.parsed[2][1]
+    self._refused(files, [stream, y])
+    self._refused(files, [z, stream])
+    self._refused(files, [stream, stream])
+
+  @pytest.mark.parametrize("stream", [b"\x80", b"\x00", b"\x80\x80", b"\x01"])
+  def test_that_loop_without_end_in_other_coders_come_to_one_here(self, files, stream):
+    """Such a stream may be right: the one byte 0x80 is how tables code symbols in their middle."""
+    z, y = files.parsed[2][1]
+    for substreams in ([stream, y], [z, stream], [stream, stream]):
+      data = _file(files.parsed[2][0], substreams)
+      assert files.outcome(data) in ("BitstreamError", "picture")
+
+  @pytest.mark.parametrize("end", [bytes(1), bytes(7), b"\x80" * 9, b"\x01" * 20, b"\xff" * 300])
+  def test_with_bytes_left_over_are_refused(self, files, end):
+    """A few bytes may be read as others' digits; zeros, or more than the coder reads ahead, not."""
+    z, y = files.parsed[2][1]
+    self._refused(files, [z + end, y])
+    self._refused(files, [z, y + end])
+
+  def test_cut_by_a_byte_are_refused(self, files):
+    z, y = files.parsed[2][1]
+    self._refused(files, [z[:-1], y])
+    self._refused(files, [z, y[:-1]])
+
+  def test_of_exchanged_places_are_refused(self, files):
+    z, y = files.parsed[2][1]
+    self._refused(files, [y, z])
+
+  @pytest.mark.parametrize("count", [1, 3, 16])
+  def test_of_another_number_are_refused(self, files, count):
+    match = rf"the file has {count} substreams, expected 2 for this model; copy"
+    self._refused(files, [b"x"] * count, match)

@@ -1,0 +1,119 @@
+"""Models and files of earlier versions: they must go on decoding to what they held.
+
+REGENERATE=1 trains the models of codecs that have none and writes files and hashes anew. What is
+in the repository is replaced only where a format has a new version number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from khuvcm_tf import bitstream, codecs, coding, model_files
+
+HERE = pathlib.Path(__file__).parent
+
+_ARGUMENTS = {"num_filters": 8, "latent_depth": 12}
+_STEPS = 150
+
+
+def _hash(values: np.ndarray) -> str:
+  return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+
+
+def _contents(model: coding.Model, data: bytes) -> dict[str, object]:
+  """What a file holds: the shape of its picture, SHA-256 of symbols and of float64's pixels."""
+  header, substreams = bitstream.parse(data)
+  rows, columns = (-(-side // 64) * 4 for side in (header.height, header.width))
+  z, y, mean, _ = model.coder.decode(tf.constant(substreams), rows, columns)
+  picture = model.decompress(data)
+  return {
+    "shape": list(picture.shape),
+    "z": _hash(z.numpy().astype("<i4")),
+    "y": _hash(y.numpy().astype("<i4")),
+    "means": _hash(mean.numpy().astype("<i4")),
+    "pixels": _hash(picture),
+  }
+
+
+def _pictures() -> dict[str, np.ndarray]:
+  import skimage.data
+
+  photo = skimage.data.astronaut()
+  return {
+    "smallest": photo[200:201, 200:201],
+    "grey": photo[30:47, 200:233, :1],
+    "photo": photo[60:156, 180:308],
+  }
+
+
+def _trained(name: str) -> codecs.Codec:
+  import skimage.data
+
+  from khuvcm_tf.training import losses, trainer
+
+  tf.keras.utils.set_random_seed(1)
+  codec = codecs.create(name, **_ARGUMENTS)
+  photo = skimage.data.coffee()
+  crops = [photo[y : y + 64, x : x + 64] for y, x in ((0, 0), (100, 200), (200, 100), (300, 450))]
+  model = trainer.Trainer(codec, 0.02, losses.mse, lambda step: 3e-3)
+  model.compile(tf.keras.optimizers.Adam(3e-3, global_clipnorm=1.0))
+  model.fit(tf.data.Dataset.from_tensors(np.stack(crops)).repeat(_STEPS), verbose=0)
+  return codec
+
+
+def _regenerate(name: str) -> None:
+  folder = HERE / name
+  folder.mkdir(exist_ok=True)
+  if not (folder / "model" / "model.json").is_file():
+    description = {"codec": name, "arguments": _ARGUMENTS, "steps": _STEPS}
+    photo = _pictures()["photo"]
+    model_files.save(str(folder / "model"), _trained(name), description, [photo], "float16")
+  model = model_files.load(str(folder / "model"), "float64")
+  expected = {}
+  for title, picture in _pictures().items():
+    data = model.compress(picture)
+    (folder / f"{title}.kvc").write_bytes(data)
+    expected[title] = _contents(model, data)
+  (folder / "expected.json").write_text(json.dumps(expected, indent=2) + "\n")
+
+
+@pytest.fixture(scope="module", params=codecs.names())
+def golden(request):
+  """(folder, its model in float64) of each codec."""
+  if os.environ.get("REGENERATE") == "1":
+    _regenerate(request.param)
+  folder = HERE / request.param
+  assert folder.is_dir(), f"no golden files of {request.param}: run this test with REGENERATE=1"
+  return folder, model_files.load(str(folder / "model"), "float64")
+
+
+@pytest.mark.parametrize("title", ["smallest", "grey", "photo"])
+def test_a_file_of_an_earlier_version_decodes_to_what_it_held(golden, title):
+  folder, model = golden
+  expected = json.loads((folder / "expected.json").read_text())[title]
+  assert _contents(model, (folder / f"{title}.kvc").read_bytes()) == expected
+
+
+def test_golden_files_use_many_tables_and_escapes_none_of_which_is_empty(golden):
+  folder, model = golden
+  for path in folder.glob("*.kvc"):
+    _, substreams = bitstream.parse(path.read_bytes())
+    assert all(substreams), path
+  _, substreams = bitstream.parse((folder / "photo.kvc").read_bytes())
+  _, y, _, rows = model.coder.decode(tf.constant(substreams), 8, 8)
+  assert np.unique(rows).size > 5
+  assert np.unique(y).size > 5
+
+
+def test_the_model_of_an_earlier_version_has_the_fingerprint_that_its_files_carry(golden):
+  folder, model = golden
+  for path in folder.glob("*.kvc"):
+    header, _ = bitstream.parse(path.read_bytes())
+    assert header.fingerprint == model.fingerprint, path

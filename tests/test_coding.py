@@ -1,0 +1,285 @@
+"""The public face: pictures to bytes and back, and what each refusal says."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import khuvcm_tf
+from khuvcm_tf import bitstream, coding, errors, model_files
+from khuvcm_tf.ops import padding
+
+FOLDER = str(pathlib.Path(__file__).parent / "golden" / "mbt2018_mean" / "model")
+
+
+@pytest.fixture(scope="module")
+def model():
+  return khuvcm_tf.load(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def picture():
+  """A smooth uint8 [40, 70, 3]."""
+  steps = np.cumsum(np.random.default_rng(0).integers(-9, 10, (40, 70, 3)), axis=1)
+  return np.clip(steps + 128, 0, 255).astype(np.uint8)
+
+
+def _sealed(body: bytes) -> bytes:
+  return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+def _with_fingerprint(data: bytes, fingerprint: bytes) -> bytes:
+  return _sealed(data[:5] + fingerprint + data[13:-4])
+
+
+class TestCompress:
+  @pytest.mark.parametrize("size", [(1, 1), (1, 70), (40, 1), (17, 33), (40, 70)])
+  @pytest.mark.parametrize("channels", [1, 3])
+  def test_of_any_size_decodes_to_what_the_picture_padded_by_its_last_rows_does(
+    self, model, picture, size, channels
+  ):
+    source = picture[: size[0], : size[1], :channels]
+    data = model.compress(source)
+    decoded = model.decompress(data)
+    assert decoded.shape == source.shape and decoded.dtype == np.uint8
+    padded = model.compress(padding.pad_to_multiple(source[np.newaxis], 64)[0].numpy())
+    assert bitstream.parse(data)[1] == bitstream.parse(padded)[1]
+    expected = model.decompress(padded)[: size[0], : size[1]]
+    np.testing.assert_array_equal(decoded, expected)
+
+  def test_writes_the_fingerprint_the_size_and_the_format(self, model, picture):
+    for source, kind in ((picture, bitstream.RGB), (picture[..., :1], bitstream.GREY)):
+      header, substreams = bitstream.parse(model.compress(source))
+      assert header == (model.fingerprint, kind, 8, 40, 70)
+      assert len(substreams) == 2
+
+  def test_takes_grey_pictures_with_and_without_an_axis_of_channels(self, model, picture):
+    data = model.compress(picture[..., 0])
+    assert data == model.compress(picture[..., :1])
+    assert model.decompress(data).shape == (40, 70, 1)
+
+  def test_of_grey_is_that_of_equal_colours(self, model, picture):
+    grey = picture[..., :1]
+    colour = bitstream.parse(model.compress(np.repeat(grey, 3, axis=2)))
+    assert bitstream.parse(model.compress(grey))[1] == colour[1]
+
+  def test_takes_views(self, model, picture):
+    mirrored = picture[:, ::-1]
+    data = model.compress(mirrored)
+    assert data == model.compress(np.ascontiguousarray(mirrored))
+
+  @pytest.mark.parametrize(
+    "shape, dtype",
+    [
+      ((4, 4, 3), np.float32),
+      ((4, 4, 3), np.int64),
+      ((4, 4, 3), np.uint16),
+      ((4, 4, 4), np.uint8),
+      ((4, 4, 2), np.uint8),
+      ((4,), np.uint8),
+      ((1, 4, 4, 3), np.uint8),
+      ((0, 4, 3), np.uint8),
+      ((4, 0, 3), np.uint8),
+      ((65536, 1, 1), np.uint8),
+    ],
+  )
+  def test_refuses_what_is_no_8_bit_picture(self, model, shape, dtype):
+    text = (
+      rf"`picture` is {np.dtype(dtype).name} \[{', '.join(map(str, shape))}\], expected uint8 "
+      r"\[H, W, 3\] or \[H, W, 1\] with sides of 1 to 65535"
+    )
+    for method in (model.compress, model.estimate):
+      with pytest.raises(coding.ModelError, match=text):
+        method(np.zeros(shape, dtype))
+
+  def test_names_a_latent_that_lies_too_far_in_one_line(self, model, picture, monkeypatch):
+    """As of a model whose training has run away, to large latents or to none."""
+    broken = coding.Model(model.codec, model.coder, model.fingerprint, model.description)
+    factor = tf.Variable(1e6)
+    latents = model._latents
+    monkeypatch.setattr(broken, "_latents", lambda picture: _scaled(latents(picture), factor))
+    text = r"the picture cannot be coded: a latent lies \d+ beyond its alphabet, at most 65535 can"
+    for value in (1e6, np.inf, np.nan):
+      factor.assign(value)
+      with pytest.raises(coding.ModelError, match=text) as caught:
+        broken.compress(picture)
+      assert "\n" not in str(caught.value)
+    factor.assign(1.0)
+    assert broken.compress(picture) == model.compress(picture)
+
+
+def _scaled(latents, factor):
+  y, z = latents
+  return y * factor, z
+
+
+class TestEstimate:
+  def test_tells_bits_of_each_substream_a_little_below_the_real_ones(self, model, picture):
+    _, substreams = bitstream.parse(model.compress(picture))
+    estimate = model.estimate(picture)
+    assert list(estimate) == ["z", "y"]
+    for bits, substream in zip(estimate.values(), substreams):
+      assert isinstance(bits, float)
+      assert bits - 8 <= 8 * len(substream) <= 1.01 * bits + 32
+
+
+class TestDecompress:
+  def test_refuses_damage_in_the_words_of_the_container(self, model, picture):
+    data = model.compress(picture)
+    with pytest.raises(bitstream.BitstreamError, match=r"its CRC-32 is"):
+      model.decompress(data[:-1] + b"\x00")
+
+  def test_refuses_pictures_larger_than_max_pixels(self, model, picture):
+    data = model.compress(picture)
+    assert model.decompress(data, max_pixels=2800).shape == (40, 70, 3)
+    with pytest.raises(bitstream.BitstreamError, match=r"found 2800 pixels.* at most 2799; raise"):
+      model.decompress(data, max_pixels=2799)
+
+  def test_refuses_files_of_another_entropy_coder(self, model, picture):
+    other = bytes([model.fingerprint[0] ^ 1]) + model.fingerprint[1:]
+    data = _with_fingerprint(model.compress(picture), other)
+    for allowed in (False, True):
+      with pytest.raises(
+        coding.ModelError,
+        match=rf"made with model {other.hex()}, expected this one, "
+        rf"{model.fingerprint.hex()}; use the model that wrote it",
+      ):
+        model.decompress(data, allow_other_synthesis=allowed)
+
+  def test_refuses_files_of_another_synthesis_unless_it_is_allowed(self, model, picture):
+    other = model.fingerprint[:-1] + bytes([model.fingerprint[-1] ^ 1])
+    data = _with_fingerprint(model.compress(picture), other)
+    with pytest.raises(
+      coding.ModelError,
+      match=rf"model {other.hex()}, which decodes the same symbols to other pixels than"
+      rf" this one, {model.fingerprint.hex()}; .*or give --allow_other_synthesis",
+    ):
+      model.decompress(data)
+    decoded = model.decompress(data, allow_other_synthesis=True)
+    np.testing.assert_array_equal(decoded, model.decompress(model.compress(picture)))
+
+  def test_of_a_model_with_another_synthesis_gives_other_pixels_of_the_same_symbols(
+    self, model, picture
+  ):
+    other = model_files.load(FOLDER)
+    for name, weight in other.codec.named_weights().items():
+      if name.startswith("synthesis/"):
+        weight.assign(weight * 0.5)
+    other.fingerprint = model.fingerprint[: coding.ENTROPY_BYTES] + b"new"
+    data = model.compress(picture)
+    decoded = other.decompress(data, allow_other_synthesis=True)
+    assert decoded.shape == picture.shape
+    assert (decoded != model.decompress(data)).any()
+    symbols = [
+      each.coder.decode(tf.constant(bitstream.parse(data)[1]), 4, 8) for each in (model, other)
+    ]
+    for one, two in zip(*symbols):
+      np.testing.assert_array_equal(one, two)
+
+  @pytest.mark.parametrize("substreams", [[b"z"], [b"z", b"y", b"x"]])
+  def test_refuses_another_number_of_substreams(self, model, substreams):
+    data = _file(model, bitstream.RGB, substreams)
+    text = rf"the file has {len(substreams)} substreams, expected 2 for this model; copy it again"
+    with pytest.raises(bitstream.BitstreamError, match=text):
+      model.decompress(data)
+
+  @pytest.mark.parametrize("kind", [bitstream.YCBCR444, bitstream.YCBCR420])
+  def test_refuses_the_input_format_of_another_codec(self, model, kind):
+    text = rf"input format is {kind}, expected 0 \(RGB\) or 1 \(grey\) for this model; use the"
+    with pytest.raises(bitstream.BitstreamError, match=text):
+      model.decompress(_file(model, kind, [b"z", b"y"]))
+
+  def test_refuses_substreams_that_are_not_what_their_symbols_encode_to(self, model, picture):
+    _, (z, y) = bitstream.parse(model.compress(picture))
+    data = _file(model, bitstream.RGB, [z, y + b"\x00"], picture.shape[:2])
+    text = r"hold other bytes than their symbols encode to: the file is damaged; copy it again from"
+    with pytest.raises(bitstream.BitstreamError, match=text):
+      model.decompress(data)
+
+  def test_refuses_what_is_not_bytes(self, model):
+    with pytest.raises(TypeError, match=r"`data` is str, expected bytes"):
+      model.decompress("KVC")
+
+
+def _file(model, kind, substreams, size=(16, 16)):
+  header = bitstream.Header(model.fingerprint, kind, 8, *size)
+  return bitstream.pack(header, substreams).numpy()
+
+
+class TestGraphs:
+  """What an exported model runs: errors come with the texts of the methods."""
+
+  @pytest.fixture(scope="class")
+  def decompress(self, model):
+    return tf.function(model.decompress_graph, autograph=False)
+
+  def test_give_the_pixels_of_the_methods(self, model, decompress, picture):
+    for source in (picture, picture[..., :1]):
+      data = model.compress(source)
+      np.testing.assert_array_equal(decompress(tf.constant(data)), model.decompress(data))
+
+  def test_refuse_damage_in_the_words_of_the_methods(self, model, decompress, picture):
+    data = model.compress(picture)
+    left_over = _file(model, 0, [b"\xff" * 400, b"y"])
+    for damaged in (b"", data[:30], data[:-1], b"\x89PNG" + data, left_over):
+      with pytest.raises(bitstream.BitstreamError) as expected:
+        model.decompress(damaged)
+      with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        decompress(tf.constant(damaged))
+      assert coding.assertion(caught.value) == str(expected.value)
+
+  def test_refuse_foreign_files(self, model, decompress, picture):
+    foreign = _with_fingerprint(model.compress(picture), bytes(8))
+    for data, text in (
+      (foreign, r"the file was made with another model; use the one that wrote it"),
+      (_file(model, 2, [b"z", b"y"]), r"not a picture of this model; use the model that wrote it"),
+      (_file(model, 0, [b"z"]), r"not a picture of this model; use the model that wrote it"),
+    ):
+      with pytest.raises(tf.errors.InvalidArgumentError, match=text):
+        decompress(tf.constant(data))
+
+
+class TestMemory:
+  def test_too_small_for_a_large_picture_is_told_before_the_picture_is_coded(
+    self, model, monkeypatch
+  ):
+    monkeypatch.setattr(coding, "free_memory", lambda: 2**30)
+    large = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (4000, 3000, 3))
+    text = (
+      r"a picture of 3000x4000 pixels needs about \d+\.\d GiB of memory, but 1\.0 GiB are free; "
+      r"code it in parts or on a larger machine"
+    )
+    with pytest.raises(coding.ModelError, match=text):
+      model.compress(large)
+    with pytest.raises(coding.ModelError, match=text):
+      model.decompress(_file(model, bitstream.RGB, [b"z", b"y"], (4000, 3000)))
+
+  def test_is_not_asked_about_for_a_small_picture(self, model, picture, monkeypatch):
+    monkeypatch.setattr(coding, "free_memory", lambda: 0)
+    assert model.compress(picture)
+
+  def test_counts_what_the_cache_of_files_would_give_back(self):
+    pages = os.sysconf("SC_PAGE_SIZE")
+    total = os.sysconf("SC_PHYS_PAGES") * pages
+    assert 2**20 < coding.free_memory() <= total
+
+  def test_is_asked_of_sysconf_where_proc_does_not_tell(self, monkeypatch):
+    def refuse(*_, **__):
+      raise FileNotFoundError
+
+    monkeypatch.setattr(coding, "open", refuse, raising=False)
+    values = {"SC_AVPHYS_PAGES": 10, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(os, "sysconf", values.__getitem__)
+    assert coding.free_memory() == 40960
+    monkeypatch.setattr(os, "sysconf", lambda name: int(name))  # a name it does not know
+    assert coding.free_memory() is None
+
+
+def test_all_refusals_are_errors_that_programs_print_in_one_line():
+  assert issubclass(coding.ModelError, errors.Error)
+  assert issubclass(bitstream.BitstreamError, errors.Error)

@@ -1,0 +1,287 @@
+"""Exported models: in processes that have none of our code, the bytes and pixels of the library."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import skimage.data
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from khuvcm_tf import bitstream, coding, files, model_files, saved_model
+
+MODEL = str(pathlib.Path(__file__).parent / "golden" / "mbt2018_mean" / "model")
+
+# Loads the ops as its first argument says and runs the export in the current folder: pictures to
+# files and back, and damaged files to the words of their errors.
+CHILD = """
+import glob, importlib, json, os, sys
+
+class Blocked:
+  def find_spec(self, name, path=None, target=None):
+    if name.split(".")[0] in BLOCKED:
+      raise ImportError(name + " is blocked")
+
+ops, BLOCKED = sys.argv[1], set(sys.argv[2].split(","))
+sys.meta_path.insert(0, Blocked())
+for name in BLOCKED:
+  try:
+    importlib.import_module(name)
+  except ImportError:
+    pass
+  assert name not in sys.modules
+
+import numpy as np
+import tensorflow as tf
+
+tf.load_op_library(ops) if os.path.isabs(ops) else importlib.import_module(ops)
+model = tf.saved_model.load("export")
+compress, decompress = model.signatures["compress"], model.signatures["decompress"]
+for path in sorted(glob.glob("*.npy")):
+  data = compress(picture=tf.constant(np.load(path)))["data"].numpy()
+  open(path + ".kvc", "wb").write(data)
+  np.save(path + ".decoded", decompress(data=tf.constant(data))["picture"].numpy())
+errors = {}
+for path in sorted(glob.glob("*.damaged")):
+  try:
+    decompress(data=tf.constant(open(path, "rb").read()))
+  except tf.errors.InvalidArgumentError as error:
+    errors[path] = error.message
+assert not BLOCKED & set(sys.modules)
+print(json.dumps({"version": tf.__version__, "errors": errors}))
+"""
+
+
+@pytest.fixture(scope="module")
+def model():
+  # In float64 other versions and machines give the same bytes and pixels too.
+  return model_files.load(MODEL, "float64")
+
+
+@pytest.fixture(scope="module")
+def export(model, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("exported") / "export"
+  saved_model.export(model, str(folder))
+  return folder
+
+
+@pytest.fixture(scope="module")
+def pictures():
+  photo = skimage.data.astronaut()
+  return {
+    "smallest": photo[200:201, 300:301],
+    "odd": photo[:17, :33],
+    "grey": photo[20:67, 200:290, :1],
+    "photo": photo[:200, 100:420],
+  }
+
+
+def _damaged(data: bytes) -> dict[str, bytes]:
+  header, (z, y) = bitstream.parse(data)
+  left_over = bitstream.pack(bitstream.Header(*header), [z, y + bytes(9)]).numpy()
+  return {
+    "empty": b"",
+    "cut": data[:30],
+    "flipped": data[:40] + bytes([data[40] ^ 1]) + data[41:],
+    "no kvc": b"\x89PNG" + data,
+    "left over": left_over,
+  }
+
+
+def _checked_in_child(python, ops, blocked, model, export, pictures, folder):
+  """Runs CHILD in `folder`, compares all it gives with the library; returns its TensorFlow."""
+  (folder / "export").symlink_to(export)
+  for name, picture in pictures.items():
+    np.save(folder / f"{name}.npy", picture)
+  damaged = _damaged(model.compress(pictures["odd"]))
+  for name, data in damaged.items():
+    (folder / f"{name}.damaged").write_bytes(data)
+  environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+  child = subprocess.run(
+    [python, "-c", CHILD, ops, ",".join(blocked)],
+    cwd=folder,
+    env={**environment, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert child.returncode == 0, child.stderr[-3000:]
+  told = json.loads(child.stdout.splitlines()[-1])
+  for name, picture in pictures.items():
+    data = (folder / f"{name}.npy.kvc").read_bytes()
+    assert data == model.compress(picture), name
+    decoded = np.load(folder / f"{name}.npy.decoded.npy")
+    np.testing.assert_array_equal(decoded, model.decompress(data), name)
+    assert decoded.shape == picture.shape
+  for name, data in damaged.items():
+    with pytest.raises(bitstream.BitstreamError) as expected:
+      model.decompress(data)
+    assert f"[{expected.value}]" in told["errors"][f"{name}.damaged"]
+  return told["version"]
+
+
+class TestExport:
+  def test_needs_only_tensorflow_and_tensorflow_compression(
+    self, model, export, pictures, tmp_path
+  ):
+    _checked_in_child(
+      sys.executable,
+      "tensorflow_compression",
+      ["khuvcm_tf"],
+      model,
+      export,
+      pictures,
+      tmp_path,
+    )
+
+  def test_needs_no_python_of_tensorflow_compression(self, model, export, pictures, tmp_path):
+    import tensorflow_compression
+
+    (library,) = pathlib.Path(tensorflow_compression.__file__).parent.rglob("libtensorflow_*.so")
+    _checked_in_child(
+      sys.executable,
+      str(library),
+      ["khuvcm_tf", "tensorflow_compression", "tensorflow_probability"],
+      model,
+      export,
+      pictures,
+      tmp_path,
+    )
+
+  def test_runs_in_tensorflow_2_17(self, model, export, pictures, tmp_path):
+    python = os.environ.get("KHUVCM_PYTHON_217")
+    if not python:
+      pytest.skip("KHUVCM_PYTHON_217 names no Python with tensorflow_compression_ops")
+    version = _checked_in_child(
+      python, "tensorflow_compression_ops", ["khuvcm_tf"], model, export, pictures, tmp_path
+    )
+    assert version.startswith("2.17.")
+
+  def test_holds_integers_at_most_once_for_each_signature(self, model, export):
+    content = saved_model_pb2.SavedModel()
+    content.ParseFromString((export / "saved_model.pb").read_bytes())
+    constants = sum(
+      node.ByteSize()
+      for function in content.meta_graphs[0].graph_def.library.function
+      for node in function.node_def
+      if node.op == "Const"
+    )
+    integers = sum(layer.kernel.nbytes for layer in model.coder.network.layers)
+    assert constants < 2 * (integers + model.coder.tables.lookup.nbytes) + 250_000
+
+  def test_writes_into_an_empty_folder_and_leaves_no_other(self, export):
+    assert os.listdir(export.parent) == ["export"]
+    assert model_files.read_fingerprint(str(export)) == model_files.read_fingerprint(MODEL)
+
+  def test_refuses_a_folder_in_use_and_a_file(self, model, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for place in (tmp_path, tmp_path / "notes.txt"):
+      with pytest.raises(
+        coding.ModelError, match=rf"{place} exists and is not empty; give a new --output"
+      ):
+        saved_model.export(model, str(place))
+    assert os.listdir(tmp_path) == ["notes.txt"]
+
+  def test_that_cannot_be_written_says_so_and_leaves_nothing(self, model, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+
+    def fail(module, folder, **_):
+      os.makedirs(folder)
+      raise tf.errors.ResourceExhaustedError(None, None, "No space left on device\nmore")
+
+    monkeypatch.setattr(tf.saved_model, "save", fail)
+    monkeypatch.setattr(model, "compress_graph", lambda picture: tf.constant(""))
+    monkeypatch.setattr(model, "decompress_graph", lambda data: tf.constant(""))
+    with pytest.raises(
+      coding.ModelError,
+      match=rf"{tmp_path}/empty was not written: No space left on device; expected a writable",
+    ):
+      saved_model.export(model, str(tmp_path / "empty"))
+    assert os.listdir(tmp_path) == ["empty"] and os.listdir(tmp_path / "empty") == []
+
+
+class TestExportedModel:
+  @pytest.fixture(scope="class")
+  def exported(self, export):
+    opened = files.open_model(str(export))
+    gc.collect()  # what `tf.saved_model.load` returned is gone
+    return opened
+
+  def test_has_the_face_of_a_model(self, model, exported, pictures):
+    assert isinstance(exported, saved_model.ExportedModel)
+    assert exported.fingerprint == model.fingerprint
+    for picture in pictures.values():
+      data = exported.compress(picture)
+      assert data == model.compress(picture)
+      np.testing.assert_array_equal(exported.decompress(data), model.decompress(data))
+
+  def test_refuses_damage_in_the_words_of_a_model(self, model, exported, pictures):
+    for name, data in _damaged(model.compress(pictures["odd"])).items():
+      with pytest.raises(bitstream.BitstreamError) as expected:
+        model.decompress(data)
+      with pytest.raises(bitstream.BitstreamError) as caught:
+        exported.decompress(data)
+      assert str(caught.value) == str(expected.value), name
+
+  def test_refuses_other_files_and_pictures_as_a_model_does(self, exported, pictures):
+    header, substreams = bitstream.parse(exported.compress(pictures["odd"]))
+    for changed, error, text in (
+      ({"fingerprint": bytes(8)}, coding.ModelError, r"made with model 0{16}, expected this one, "),
+      ({"input_format": 2}, bitstream.BitstreamError, r"not a picture of this model; use the mod"),
+      ({"height": 4000}, bitstream.BitstreamError, r"found 132000 pixels, .*at most 100000; raise"),
+    ):
+      data = bitstream.pack(bitstream.Header(*header._replace(**changed)), substreams).numpy()
+      with pytest.raises(error, match=text):
+        exported.decompress(data, max_pixels=100_000)
+    with pytest.raises(coding.ModelError, match=r"decodes its own files alone; drop --allow_other"):
+      exported.decompress(data, allow_other_synthesis=True)
+    with pytest.raises(coding.ModelError, match=r"`picture` is float32 \[4, 4, 3\], expected uint"):
+      exported.compress(np.zeros((4, 4, 3), np.float32))
+
+
+class TestOpening:
+  @pytest.fixture
+  def broken(self, export, tmp_path):
+    """A copy whose files may be damaged."""
+    for path in export.rglob("*"):
+      if path.is_file():
+        target = tmp_path / path.relative_to(export)
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    return tmp_path
+
+  @pytest.mark.parametrize(
+    "name",
+    ["fingerprint", "variables/variables.index", "variables/variables.data-00000-of-00001"],
+  )
+  def test_without_a_file_is_refused_in_one_line(self, broken, name):
+    os.remove(broken / name)
+    self._refused(broken)
+
+  @pytest.mark.parametrize("name", ["saved_model.pb", "variables/variables.index"])
+  def test_of_a_file_cut_short_is_refused_in_one_line(self, broken, name):
+    content = (broken / name).read_bytes()
+    (broken / name).write_bytes(content[: len(content) // 2])
+    self._refused(broken)
+
+  def _refused(self, folder):
+    with pytest.raises(
+      coding.ModelError, match=rf"{folder} is not a whole exported model: .*; export it again"
+    ) as caught:
+      files.open_model(str(folder))
+    assert "\n" not in str(caught.value)
+
+  def test_of_a_saved_model_of_something_else_tells_its_signatures(self, tmp_path):
+    tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
+    model_files.write_fingerprint(str(tmp_path / "other"), bytes(8))
+    with pytest.raises(
+      coding.ModelError, match=r"has the signatures \[\], expected compress and decompress; export"
+    ):
+      files.open_model(str(tmp_path / "other"))
