@@ -234,6 +234,7 @@ def _trainer(recipe: Recipe) -> trainer_lib.Trainer:
   """Builds and compiles codec and loss."""
   dtype = "mixed_bfloat16" if recipe.mixed_precision else "float32"
   codec = codecs.create(recipe.codec, dtype, **recipe.arguments)
+  codec.latent_coder.noise.reset_from_seed(recipe.seed)
   schedule = schedules.Schedule(
     recipe.learning_rate, recipe.learning_rate_schedule, recipe.warmup_steps, recipe.max_steps
   )

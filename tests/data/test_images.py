@@ -82,10 +82,14 @@ def test_exif_orientation_is_undone(folder, suffix, orientation):
   # What a camera stores so that a viewer, by the EXIF standard, shows `upright`.
   upright = _smooth()
   stored = {
-      1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
-      5: upright.transpose(1, 0, 2), 6: np.rot90(upright, 1),
-      7: upright[::-1, ::-1].transpose(1, 0, 2),
-      8: np.rot90(upright, -1)
+    1: upright,
+    2: upright[:, ::-1],
+    3: upright[::-1, ::-1],
+    4: upright[::-1],
+    5: upright.transpose(1, 0, 2),
+    6: np.rot90(upright, 1),
+    7: upright[::-1, ::-1].transpose(1, 0, 2),
+    8: np.rot90(upright, -1),
   }[orientation]
   exif = Image.Exif()
   exif[0x0112] = orientation
@@ -130,8 +134,9 @@ def test_transparency_is_refused_with_the_remedy(folder):
 
 
 @pytest.mark.parametrize(
-    "alpha, background",
-    [("white", (255, 255, 255)), ("black", (0, 0, 0)), ("#0a64ff", (10, 100, 255))])
+  "alpha, background",
+  [("white", (255, 255, 255)), ("black", (0, 0, 0)), ("#0a64ff", (10, 100, 255))],
+)
 def test_transparent_pixels_take_the_background_in_proportion(folder, alpha, background, caplog):
   opacity = _RNG.integers(0, 256, (13, 17), dtype=np.uint8)
   _save("a.png", _transparent(_COLOUR, opacity))
@@ -171,8 +176,9 @@ def _srgb_profile():
 
 def _red_green_profile():
   """sRGB with its red and green primaries exchanged in the tag table."""
-  return (_srgb_profile().replace(b"rXYZ", b"?", 1).replace(b"gXYZ", b"rXYZ", 1)
-          .replace(b"?", b"gXYZ", 1))
+  return (
+    _srgb_profile().replace(b"rXYZ", b"?", 1).replace(b"gXYZ", b"rXYZ", 1).replace(b"?", b"gXYZ", 1)
+  )
 
 
 def _linear_grey_profile():
@@ -180,8 +186,9 @@ def _linear_grey_profile():
   white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
   curve = b"curv" + bytes(8)
   offset = 128 + 4 + 2 * 12
-  tags = struct.pack(">I4sII4sII", 2, b"wtpt", offset, len(white), b"kTRC", offset + len(white),
-                     len(curve))
+  tags = struct.pack(
+    ">I4sII4sII", 2, b"wtpt", offset, len(white), b"kTRC", offset + len(white), len(curve)
+  )
   header = bytearray(128)
   header[8:12] = struct.pack(">I", 0x02100000)
   header[12:24], header[36:40] = b"mntrGRAYXYZ ", b"acsp"
@@ -233,7 +240,8 @@ def test_unusable_profile_is_named_and_ignored(folder, caplog):
 def test_cmyk_is_converted_with_a_notice(folder, caplog):
   Image.new("CMYK", (5, 4), (255, 0, 0, 0)).save("a.tif")
   np.testing.assert_array_equal(
-      images.read_image("a.tif"), np.broadcast_to((0, 255, 255), (4, 5, 3)))
+    images.read_image("a.tif"), np.broadcast_to((0, 255, 255), (4, 5, 3))
+  )
   assert caplog.records[0].levelno == logging.WARNING
   assert "a.tif: CMYK is converted to RGB" in caplog.text
 
@@ -242,13 +250,22 @@ def test_cmyk_is_converted_with_a_notice(folder, caplog):
 
 
 @pytest.mark.parametrize(
-    "name, channels",
-    [("a.png", 1), ("a.png", 3), ("a.png", 4), ("a.tif", 1), ("a.tif", 3), ("a.pgm", 1),
-     ("a.ppm", 3)])
+  "name, channels",
+  [
+    ("a.png", 1),
+    ("a.png", 3),
+    ("a.png", 4),
+    ("a.tif", 1),
+    ("a.tif", 3),
+    ("a.pgm", 1),
+    ("a.ppm", 3),
+  ],
+)
 def test_sixteen_bits_are_refused(folder, name, channels):
   assert cv2.imwrite(name, np.full((4, 5, channels), 40000, np.uint16))
   with pytest.raises(
-      images.ImageError, match=rf"^{name}: 16 bits per sample; expected 8; convert it first, .*8"):
+    images.ImageError, match=rf"^{name}: 16 bits per sample; expected 8; convert it first, .*8"
+  ):
     images.read_image(name)
 
 
@@ -295,7 +312,8 @@ def test_too_many_pixels_are_refused_before_decoding(folder):
   _save("a.png", _COLOUR)
   assert images.read_image("a.png", max_pixels=13 * 17).shape == (13, 17, 3)
   with pytest.raises(
-      images.ImageError, match=r"a\.png: 17x13 is 221 pixels; expected at most 220; cut it"):
+    images.ImageError, match=r"a\.png: 17x13 is 221 pixels; expected at most 220; cut it"
+  ):
     images.read_image("a.png", max_pixels=220)
 
 
@@ -322,8 +340,16 @@ def test_missing_file_and_folder_are_named(folder):
     images.read_image(str(folder))
 
 
-_FORMATS = [("PNG", {}), ("JPEG", {}), ("WEBP", {}), ("TIFF", {}), ("BMP", {}), ("PPM", {}),
-            ("GIF", {}), ("TIFF", {"compression": "tiff_lzw"})]
+_FORMATS = [
+  ("PNG", {}),
+  ("JPEG", {}),
+  ("WEBP", {}),
+  ("TIFF", {}),
+  ("BMP", {}),
+  ("PPM", {}),
+  ("GIF", {}),
+  ("TIFF", {"compression": "tiff_lzw"}),
+]
 
 
 @pytest.mark.parametrize("name, settings", _FORMATS)
@@ -333,7 +359,7 @@ def test_a_file_cut_short_is_refused(folder, name, settings, share):
   Image.fromarray(_RNG.integers(0, 256, (64, 80, 3), dtype=np.uint8)).save(file, name, **settings)
   data = file.getvalue()
   with open("cut", "wb") as cut:
-    cut.write(data[:int(share * len(data))])
+    cut.write(data[: int(share * len(data))])
   with pytest.raises(images.ImageError, match=r"^cut: .*damaged.*; expected"):
     images.read_image("cut")
 
@@ -385,7 +411,8 @@ def test_a_glob_yields_pictures_only_and_a_file_itself(folder):
 def test_finding_nothing_names_the_pattern(folder, pattern):
   (folder / "list.txt").touch()
   with pytest.raises(
-      images.ImageError, match=rf"^{re.escape(pattern)}: no pictures found; expected a file, a"):
+    images.ImageError, match=rf"^{re.escape(pattern)}: no pictures found; expected a file, a"
+  ):
     images.find_images(pattern)
 
 
@@ -393,13 +420,16 @@ def test_finding_nothing_names_the_pattern(folder, pattern):
 
 
 @hypothesis.settings(
-    max_examples=40, deadline=None,
-    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+  max_examples=40,
+  deadline=None,
+  suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
 @hypothesis.given(
-    array=hnp.arrays(
-        np.uint8,
-        st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3]))),
-    suffix=st.sampled_from(sorted(images.LOSSLESS)))
+  array=hnp.arrays(
+    np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3]))
+  ),
+  suffix=st.sampled_from(sorted(images.LOSSLESS)),
+)
 def test_what_is_written_is_what_is_read(tmp_path, array, suffix):
   path = str(tmp_path / f"a{suffix}")
   images.write_image(path, array)
@@ -414,7 +444,8 @@ def test_unknown_and_lossy_suffixes_are_refused(folder, name):
 
 
 @pytest.mark.parametrize(
-    "array", [_COLOUR.astype(np.float32), _COLOUR[..., 0], _COLOUR[..., :2], _COLOUR[:0]])
+  "array", [_COLOUR.astype(np.float32), _COLOUR[..., 0], _COLOUR[..., :2], _COLOUR[:0]]
+)
 def test_only_uint8_pictures_are_written(folder, array):
   with pytest.raises(ValueError, match=r"`image` is .* expected uint8 \[H, W, 3\]"):
     images.write_image("a.png", array)
@@ -447,7 +478,8 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(folder, monkeypatch):
   (folder / "a.png").write_bytes(b"old")
   monkeypatch.setattr(os, "replace", full)
   with pytest.raises(
-      images.ImageError, match=r"^a\.png: cannot be written: No space left on device; expected"):
+    images.ImageError, match=r"^a\.png: cannot be written: No space left on device; expected"
+  ):
     images.write_image("a.png", _COLOUR)
   assert [path.name for path in folder.iterdir()] == ["a.png"]
   assert (folder / "a.png").read_bytes() == b"old"

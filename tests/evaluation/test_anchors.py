@@ -22,8 +22,8 @@ _ENCODERS = pytest.mark.parametrize("encode", anchors.ENCODERS.values(), ids=anc
 def files():
   """All files of each encoder: name -> list of bytes, by quality 1..100."""
   return {
-      name: [encode(_IMAGE, quality) for quality in range(1, 101)]
-      for name, encode in anchors.ENCODERS.items()
+    name: [encode(_IMAGE, quality) for quality in range(1, 101)]
+    for name, encode in anchors.ENCODERS.items()
   }
 
 
@@ -89,8 +89,7 @@ def test_psnr_between_two_files_lies_on_the_line_in_log_bytes(files):
   low, high = files["jpeg"][39:41]
   psnr_low, psnr_high = (metrics.psnr(_IMAGE, anchors.decode(data, 3)) for data in (low, high))
   for num_bytes in range(len(low), len(high)):
-    expected = np.interp(
-        math.log(num_bytes), np.log([len(low), len(high)]), [psnr_low, psnr_high])
+    expected = np.interp(math.log(num_bytes), np.log([len(low), len(high)]), [psnr_low, psnr_high])
     assert anchors.psnr_at_bytes(anchors.jpeg, _IMAGE, num_bytes) == pytest.approx(expected)
 
 
@@ -110,7 +109,8 @@ def test_a_flat_picture_is_infinitely_good_where_it_is_coded_exactly():
 
 def test_pictures_that_a_format_cannot_hold_are_refused():
   with pytest.raises(
-      anchors.AnchorError, match=r"WEBP holds sides up to 16383; found 16384x1; leave this anchor"):
+    anchors.AnchorError, match=r"WEBP holds sides up to 16383; found 16384x1; leave this anchor"
+  ):
     anchors.webp(np.zeros((1, 16384, 3), np.uint8), 50)
   with pytest.raises(anchors.AnchorError, match=r"JPEG holds sides up to 65500; found 1x65501"):
     anchors.jpeg(np.zeros((65501, 1, 3), np.uint8), 50)
@@ -129,8 +129,9 @@ def test_errors_are_for_people():
 
 
 @pytest.mark.skipif(
-    "KHUVCM_REFERENCE" not in os.environ,
-    reason="KHUVCM_REFERENCE names no folder with data/classic_rd_kodak.json and data/kodak")
+  "KHUVCM_REFERENCE" not in os.environ,
+  reason="KHUVCM_REFERENCE names no folder with data/classic_rd_kodak.json and data/kodak",
+)
 def test_kodak_anchors_equal_the_stored_measurements():
   # With Pillow 13.0.0 (libjpeg-turbo 3.2.0, libwebp 1.6.0), which made the file, bytes are equal
   # and the rest is within its rounding; other versions may differ a little in size.

@@ -18,7 +18,7 @@ from khuvcm_tf.evaluation import metrics
 
 
 def _photo(height, width):
-  return skimage.data.astronaut()[40:40 + height, 100:100 + width]
+  return skimage.data.astronaut()[40 : 40 + height, 100 : 100 + width]
 
 
 def _noisy(image, amplitude, seed=0):
@@ -28,7 +28,8 @@ def _noisy(image, amplitude, seed=0):
 
 _SHAPES = hnp.array_shapes(min_dims=1, max_dims=3, max_side=12)
 _PAIRS = _SHAPES.flatmap(
-    lambda shape: st.tuples(hnp.arrays(np.uint8, shape), hnp.arrays(np.uint8, shape)))
+  lambda shape: st.tuples(hnp.arrays(np.uint8, shape), hnp.arrays(np.uint8, shape))
+)
 
 
 @hypothesis.given(_PAIRS)
@@ -67,7 +68,8 @@ def test_components_share_one_mse():
   # One MSE of 4 / 3, not the mean of three PSNRs.
   image = np.full((4, 4, 3), 100, np.uint8)
   assert metrics.psnr(image, image + np.uint8([2, 0, 0])) == pytest.approx(
-      10 * math.log10(255**2 * 3 / 4), abs=1e-12)
+    10 * math.log10(255**2 * 3 / 4), abs=1e-12
+  )
 
 
 def test_psnr_equals_scikit_image_and_opencv():
@@ -89,9 +91,17 @@ def test_ssim_equals_scikit_image(height, width, channels):
   image = _photo(height, width)[..., :channels]
   decoded = _noisy(image, 20)
   _, expected = skimage.metrics.structural_similarity(
-      image, decoded, win_size=11, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
-      data_range=255, channel_axis=-1, full=True)
-  inside = expected[5:height - 5, 5:width - 5]
+    image,
+    decoded,
+    win_size=11,
+    gaussian_weights=True,
+    sigma=1.5,
+    use_sample_covariance=False,
+    data_range=255,
+    channel_axis=-1,
+    full=True,
+  )
+  inside = expected[5 : height - 5, 5 : width - 5]
   assert metrics.ssim(image, decoded) == pytest.approx(inside.mean(), abs=1e-9)
 
 
@@ -103,6 +113,7 @@ def test_ssim_equals_tensorflow_within_float32():
 
 def _plain_ms_ssim(image, decoded):
   """MS-SSIM of a plane straight from the paper, with whole 2-D windows."""
+
   def mean(plane):
     return signal.convolve2d(plane, window, "valid")
 
@@ -167,8 +178,9 @@ def test_small_pictures_have_no_similarity():
 def test_different_shapes_are_refused(measure):
   # Broadcasting a grey picture over a coloured one would measure something else silently.
   with pytest.raises(
-      metrics.MetricError,
-      match=r"shapes \(20, 20, 3\) and \(20, 20, 1\) cannot be compared; expected equal shapes"):
+    metrics.MetricError,
+    match=r"shapes \(20, 20, 3\) and \(20, 20, 1\) cannot be compared; expected equal shapes",
+  ):
     measure(_photo(20, 20), _photo(20, 20)[..., :1])
 
 

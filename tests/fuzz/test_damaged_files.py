@@ -204,8 +204,8 @@ class TestSubstreams:
     self._refused(files, [stream, stream])
 
   @pytest.mark.parametrize("stream", [b"\x80", b"\x00", b"\x80\x80", b"\x01"])
-  def test_that_loop_without_end_in_other_coders_come_to_one_here(self, files, stream):
-    """Such a stream may be right: the one byte 0x80 is how tables code symbols in their middle."""
+  def test_of_one_or_two_bytes_come_to_an_end(self, files, stream):
+    """0x80 made a coder with tfc's own escapes loop; here it may be a good stream."""
     z, y = files.parsed[2][1]
     for substreams in ([stream, y], [z, stream], [stream, stream]):
       data = _file(files.parsed[2][0], substreams)

@@ -101,7 +101,7 @@ def test_a_file_of_an_earlier_version_decodes_to_what_it_held(golden, title):
   assert _contents(model, (folder / f"{title}.kvc").read_bytes()) == expected
 
 
-def test_golden_files_use_many_tables_and_escapes_none_of_which_is_empty(golden):
+def test_golden_files_use_several_tables_and_symbols(golden):
   folder, model = golden
   for path in folder.glob("*.kvc"):
     _, substreams = bitstream.parse(path.read_bytes())
