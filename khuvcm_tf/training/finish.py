@@ -19,18 +19,32 @@ _SHARE = 0.01
 _BYTES = 64
 _CHECKED = 4
 
+# Fields of a recipe that the description has under other names, and paths of the machine.
+_ELSEWHERE = (
+  "workdir",
+  "codec",
+  "arguments",
+  "rate_distortion",
+  "distortion",
+  "train_images",
+  "validation_images",
+)
+
 
 class FinishError(errors.Error):
   """A model whose files are not what its tables say."""
 
 
-def finish(recipe, trained: tf.keras.Model, step: int, pictures: Sequence[np.ndarray]) -> str:
+def finish(
+  recipe, trained: tf.keras.Model, step: int, data: str, pictures: Sequence[np.ndarray]
+) -> str:
   """Converts a trained codec to integers, checks it on real files and writes its folder.
 
   Args:
     recipe: `recipe.Recipe` of the run.
     trained: its codec, with the weights to keep.
     step: that these weights were reached at.
+    data: what it was trained on, in words.
     pictures: uint8 [H, W, 3], for calibration and the check.
 
   Returns:
@@ -45,7 +59,7 @@ def finish(recipe, trained: tf.keras.Model, step: int, pictures: Sequence[np.nda
   codec.assign_weights({name: value.numpy() for name, value in trained.named_weights().items()})
   folder = os.path.join(recipe.workdir, "model")
   model = model_files.save(
-    folder, codec, _description(recipe, step), pictures, recipe.weights_dtype
+    folder, codec, _description(recipe, step, data), pictures, recipe.weights_dtype
   )
   loss = model.description["integer_loss"]
   logging.info("integers in place of floats cost %+.3f %% of the bits", 100 * loss)
@@ -67,17 +81,16 @@ def check(model: coding.Model, pictures: Sequence[np.ndarray]) -> None:
       raise FinishError("a file decodes to another size than its picture's; please report it")
 
 
-def _description(recipe, step: int) -> dict[str, object]:
+def _description(recipe, step: int, data: str) -> dict[str, object]:
   return {
     "codec": recipe.codec,
     "arguments": recipe.arguments,
     "lambda": recipe.rate_distortion,
     "distortion": recipe.distortion,
     "steps": step,
+    "data": data,
     "training": {
-      name: value
-      for name, value in dataclasses.asdict(recipe).items()
-      if name not in ("workdir", "codec", "arguments", "rate_distortion", "distortion")
+      name: value for name, value in dataclasses.asdict(recipe).items() if name not in _ELSEWHERE
     },
     "versions": {
       "khuvcm_tf": khuvcm_tf.__version__,

@@ -80,7 +80,8 @@ def train(recipe: Recipe) -> str | None:
   if chief:
     validity.claim(recipe, dataclasses.asdict(recipe))
   checkpoints = checkpoints_lib.Checkpoints(recipe.workdir, trainer, chief)
-  logging.info("%d training pictures, %d for validation", len(photos.names), len(validation))
+  data = f"{len(photos.names)} training pictures, {len(validation)} for validation"
+  logging.info(data)
   if checkpoints.restore():
     logging.info("goes on from step %d of %d", checkpoints.step, recipe.max_steps)
 
@@ -94,7 +95,7 @@ def train(recipe: Recipe) -> str | None:
   checkpoints.restore_best()
   if not chief:
     return None
-  return finish_lib.finish(recipe, trainer.codec, checkpoints.step, validation)
+  return finish_lib.finish(recipe, trainer.codec, checkpoints.step, data, validation)
 
 
 def _fit(recipe, strategy, trainer, checkpoints, photos, validation, chief, worker, workers):
