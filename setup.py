@@ -12,7 +12,7 @@ REQUIRED = [
   # Older releases do not read today's data set metadata.
   "tensorflow-datasets>=4.9.2",
   # tensorflow-datasets 4.9.10 imports it to prepare any data set, and does not ask for it.
-  "importlib_resources",
+  "importlib_resources>=5.0",
   # Later ones need protobuf 5, which TensorFlow 2.14 excludes; pip does not see the conflict.
   "tensorflow-metadata<1.18",
   # TensorBoard 2.14 imports pkg_resources, which setuptools 81 no longer has.

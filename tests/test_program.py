@@ -154,7 +154,7 @@ def test_an_interrupt_prints_interrupted_and_exits_with_130(start):
   process = start(text, "--input=x")
   assert process.stdout.readline() == "running\n"
   process.send_signal(signal.SIGINT)
-  _, err = process.communicate(timeout=60)
+  _, err = process.communicate(timeout=300)
   assert (process.returncode, err) == (130, "double.py: interrupted\n")
 
 
@@ -162,19 +162,19 @@ def test_a_reader_that_leaves_is_no_error_of_the_program(start):
   text = PROGRAM.format(body="  sys.stdin.readline()\n  print('x' * 100000)")
   process = start(text, "--input=x")
   process.stdout.close()
-  assert process.wait(timeout=60) == 1
+  assert process.wait(timeout=300) == 1
   assert process.stderr.read() == ""
 
 
 def test_files_are_handed_over_as_typed(start):
   process = start(FILES_PROGRAM, "a.kvc", "--num_threads=0", "b c.kvc")
-  assert process.communicate(timeout=60) == ("['a.kvc', 'b c.kvc']\n", "")
+  assert process.communicate(timeout=300) == ("['a.kvc', 'b c.kvc']\n", "")
   assert process.returncode == 0
 
 
 def test_a_program_on_files_needs_one(start):
   process = start(FILES_PROGRAM)
-  _, err = process.communicate(timeout=60)
+  _, err = process.communicate(timeout=300)
   assert process.returncode == 1
   assert re.fullmatch(r"double\.py: error: found no file name, expected at least one: .*\n", err)
 

@@ -13,6 +13,7 @@ import zlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -30,6 +31,7 @@ def models(tmp_path_factory):
   """A folder with a shipped model called tiny."""
   folder = tmp_path_factory.mktemp("models")
   arguments = {"num_filters": 8, "latent_depth": 12}
+  tf.keras.utils.set_random_seed(1)
   codec = codecs.create("mbt2018_mean", **arguments)
   pictures = [np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)]
   description = {"codec": "mbt2018_mean", "arguments": arguments}

@@ -57,7 +57,7 @@ def _in_a_terminal(fields: dict) -> tuple[int, str]:
       break
     written += some
   os.close(ours)
-  return process.wait(timeout=60), written.decode()
+  return process.wait(timeout=300), written.decode()
 
 
 def _fields(workdir, photos: str, **more) -> dict:
