@@ -61,6 +61,8 @@ def start(tmp_path):
       stderr=subprocess.PIPE,
       text=True,
       env={**inherited, "PYTHONPATH": str(ROOT), **environment},
+      # A shell's background job, as the tests may be, ignores Ctrl-C, and so would its children.
+      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
   return start_
