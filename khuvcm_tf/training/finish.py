@@ -62,7 +62,7 @@ def finish(
     folder, codec, _description(recipe, step, data), pictures, recipe.weights_dtype
   )
   loss = model.description["integer_loss"]
-  logging.info("integers in place of floats cost %+.3f %% of the bits", 100 * loss)
+  logging.info("integers in place of floats change the bits by %+.3f %%", 100 * loss)
   check(model, pictures[:_CHECKED])
   return folder
 
