@@ -14,10 +14,18 @@ from absl import flags
 from khuvcm_tf import program
 
 CODEC = flags.DEFINE_string(
-  "codec", None, "Name of the codec: bmshj2018, mbt2018_mean.", required=True
+  "codec",
+  None,
+  "Name of the codec: bmshj2018, mbt2018_mean, mbt2018, cheng2020.",
+  required=True,
 )
 ARGUMENTS = flags.DEFINE_multi_string(
   "argument", [], "Argument of the codec, as in --argument=num_filters=128; may be repeated."
+)
+INIT_FROM = flags.DEFINE_string(
+  "init_from",
+  None,
+  "Model (as --model of other programs) whose weights to start with, where name and shape agree.",
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if need be.", required=True)
 
@@ -129,6 +137,7 @@ def main():
       arguments=codec_arguments(),
       rate_distortion=LAMBDA.value,
       distortion=DISTORTION.value,
+      init_from=INIT_FROM.value,
       train_images=TRAIN_IMAGES.value,
       train_tfds=TRAIN_TFDS.value,
       validation_images=VALIDATION_IMAGES.value,

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from khuvcm_tf import bitstream, codecs, errors
-from khuvcm_tf.entropy import integer_hyperprior
+from khuvcm_tf.entropy import integer_coder
 from khuvcm_tf.ops.padding import padded_size
 
 # Of a fingerprint's 8 bytes, those that stand for the entropy coder; the others for the synthesis.
@@ -47,7 +47,7 @@ class Model(tf.Module):
   def __init__(
     self,
     codec: codecs.Codec,
-    coder: integer_hyperprior.IntegerHyperprior,
+    coder: integer_coder.IntegerCoder,
     fingerprint: bytes,
     description: dict[str, object],
   ):
@@ -124,8 +124,15 @@ class Model(tf.Module):
     return picture[..., :1] if header.input_format == bitstream.GREY else picture
 
   def estimate(self, picture: np.ndarray) -> dict[str, float]:
-    """Returns the bits that the integer tables give to each substream of a picture."""
-    bits = self._estimate(checked(picture))
+    """Returns the bits that the integer tables give to each substream of a picture.
+
+    Raises:
+      ModelError: as `compress`.
+    """
+    try:
+      bits = self._estimate(checked(picture))
+    except tf.errors.InvalidArgumentError as error:
+      raise ModelError(f"the picture cannot be coded: {assertion(error)}") from error
     return {name: float(value) for name, value in bits.items()}
 
   def compress_graph(self, picture: tf.Tensor) -> tf.Tensor:
@@ -181,16 +188,11 @@ class Model(tf.Module):
     return self.coder.estimate(*self._latents(picture))
 
   def _decode_graph(self, substreams, height, width):
-    """Returns uint8 [H, W, 3], and whether the substreams are what their symbols encode to.
-
-    That check finds bytes left over, of which a range decoder knows nothing.
-    """
+    """Returns uint8 [H, W, 3], and whether the substreams are what their symbols encode to."""
     rows = padded_size(height, self.codec.stride) // self.codec.analysis.stride
     columns = padded_size(width, self.codec.stride) // self.codec.analysis.stride
-    z, y, mean, table_rows = self.coder.decode(substreams, rows, columns)
-    exact = tf.reduce_all(self.coder.encode_symbols(z, y, table_rows) == substreams)
-    y_hat = self.coder.latents(y, mean)
-    return self.codec.reconstruction(y_hat, height, width)[0], exact
+    decoded = self.coder.decode(substreams, rows, columns)
+    return self.codec.reconstruction(decoded.y_hat, height, width)[0], decoded.exact
 
   def _check_fingerprint(self, found: bytes, allow_other_synthesis: bool):
     if found == self.fingerprint:

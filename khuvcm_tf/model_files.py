@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from khuvcm_tf import codecs, coding
-from khuvcm_tf.entropy import integer_hyperprior
+from khuvcm_tf.entropy import exact, integer_coder
 
 _FORMAT = 1
 # Greatest loss of bits that integers may cost against floats.
@@ -59,7 +59,7 @@ def save(
   codec.assign_weights(weights)
   latents = [codec.latents(picture[np.newaxis]) for picture in pictures]
   try:
-    conversion = integer_hyperprior.convert(codec.latent_coder, latents, LOSS_LIMIT)
+    conversion = exact.convert(codec.latent_coder, latents, LOSS_LIMIT)
   except ValueError as error:
     raise coding.ModelError(
       f"the model was not converted to integers: {error}; train it longer "
@@ -97,15 +97,26 @@ def load(path_or_name: str, precision: str = "float32") -> coding.Model:
       )
     codec = codecs.create(description["codec"], precision, **description["arguments"])
     codec.assign_weights(weights)
-    coder = integer_hyperprior.IntegerHyperprior.from_state(integers)
+    coder = exact.from_state(codec.latent_coder, integers)
     coder.check_arithmetic()
-  except (coding.ModelError, integer_hyperprior.InexactArithmetic):
+  except (coding.ModelError, integer_coder.InexactArithmetic):
     raise
   except Exception as error:  # numpy, zipfile and zlib raise whatever damage leads them to.
     raise coding.ModelError(
       f"{folder} is not a whole model: {_reason(error)}; copy it again from its source"
     ) from error
   return coding.Model(codec, coder, fingerprint, description)
+
+
+def read_weights(path_or_name: str) -> dict[str, np.ndarray]:
+  """Returns the float weights of a model that is named as for `load`, by name."""
+  folder = find(path_or_name)
+  try:
+    return _read_arrays(os.path.join(folder, "weights.npz"))
+  except (OSError, ValueError) as error:
+    raise coding.ModelError(
+      f"{folder} is not a whole model: {_reason(error)}; copy it again from its source"
+    ) from error
 
 
 def shipped() -> dict[str, str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import tensorflow as tf
 
 from khuvcm_tf import errors
-from khuvcm_tf.codecs import bmshj2018, mbt2018_mean
+from khuvcm_tf.codecs import bmshj2018, cheng2020, mbt2018, mbt2018_mean
 from khuvcm_tf.codecs.codec import Codec
 
 _BUILDERS = {
   "bmshj2018": bmshj2018.build,
   "mbt2018_mean": mbt2018_mean.build,
+  "mbt2018": mbt2018.build,
+  "cheng2020": cheng2020.build,
 }
 
 

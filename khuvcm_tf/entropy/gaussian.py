@@ -42,3 +42,19 @@ def bits(values: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
   """
   scale = MIN_SCALE * tf.exp(LOG_STEP * index)
   return tfc.NoisyNormal(loc=0.0, scale=scale).log_prob(values) / -tf.math.log(2.0)
+
+
+def mixture_bits(component_bits: tf.Tensor, log_weights: tf.Tensor | None) -> tf.Tensor:
+  """Returns -log2 of the mass that a mixture gives.
+
+  Args:
+    component_bits: -log2 of the mass that each component gives, [..., K, M].
+    log_weights: natural logarithms of the weights, likewise; None where K is 1.
+
+  Returns:
+    Bits, [..., M].
+  """
+  if log_weights is None:
+    return tf.squeeze(component_bits, -2)
+  log_masses = log_weights - component_bits * math.log(2.0)
+  return tf.reduce_logsumexp(log_masses, axis=-2) / -math.log(2.0)

@@ -1,4 +1,4 @@
-"""Hyper-synthesis networks in integers, equal on every machine.
+"""Networks of the entropy model in integers, equal on every machine.
 
 Integers are held in floating point, in matrix products whose sums stay below 2^24 (float32) or
 2^53 (float64): there every partial sum is exact, in any order, with any instruction set, and with
@@ -16,6 +16,7 @@ Transposed convolutions of stride 2 are four such sums, one for each phase.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from khuvcm_tf.layers import signal
+from khuvcm_tf.layers import MaskedConv2D, Subpixel, signal
 
 BOUNDS = {"float32": 2.0**24, "float64": 2.0**53}
 
@@ -33,6 +34,11 @@ _MOST_SHIFT = 30
 
 # Activations may exceed what calibration saw by this much before they are clipped.
 _MARGIN = 1.1
+
+
+class _OutOfRoom(ValueError):
+  """Sums that no shift keeps within the bound."""
+
 
 Tap = tuple[int, int]  # Rows and columns from the output's place to the input's.
 
@@ -44,12 +50,14 @@ class FloatLayer(NamedTuple):
     kernel: float64 [k, k, I, O].
     bias: float64 [O].
     up: 1, or 2 for a transposed convolution.
+    shuffle: 1, or 2 where the outputs of a place become 2x2 places (a subpixel convolution).
     slope: of the rectifier behind it in 1/4096, None where there is none.
   """
 
   kernel: np.ndarray
   bias: np.ndarray
   up: int
+  shuffle: int
   slope: int | None
 
 
@@ -58,18 +66,25 @@ def float_layers(network: tf.keras.Sequential) -> list[FloatLayer]:
   found: list[FloatLayer] = []
   for layer in network.layers:
     if isinstance(layer, tfc.SignalConv2D):
-      kernel = layer.kernel.numpy().astype(np.float64)
+      kernel, bias = _arrays(layer)
       if not layer.corr:
         kernel = kernel[::-1, ::-1]
-      found.append(
-        FloatLayer(kernel, layer.bias.numpy().astype(np.float64), layer.strides_up[0], None)
-      )
-    elif isinstance(layer, tf.keras.layers.LeakyReLU):
-      slope = round(float(layer.alpha) * signal.SLOPE_UNIT)
-      found[-1] = found[-1]._replace(slope=slope)
+      found.append(FloatLayer(kernel, bias, layer.strides_up[0], 1, None))
+    elif isinstance(layer, Subpixel):
+      found.append(FloatLayer(*_arrays(layer.conv), 1, layer.stride, None))
+    elif isinstance(layer, MaskedConv2D):
+      # Seen as a 1x1 layer: its input is what stands at all its places, one behind the other.
+      kernel, bias = _arrays(layer)
+      found.append(FloatLayer(kernel.reshape(1, 1, -1, layer.filters), bias, 1, 1, None))
+    elif isinstance(layer, signal.Rectifier):
+      found[-1] = found[-1]._replace(slope=layer.slope_units)
     else:
       raise TypeError(f"no integer form of layer {layer.name} ({type(layer).__name__})")
   return found
+
+
+def _arrays(layer) -> tuple[np.ndarray, np.ndarray]:
+  return layer.kernel.numpy().astype(np.float64), layer.bias.numpy().astype(np.float64)
 
 
 def taps_of_phases(kernel: np.ndarray, up: int) -> list[list[tuple[Tap, tuple[int, int]]]]:
@@ -100,7 +115,7 @@ class IntegerLayer(NamedTuple):
     kernel: [k, k, I, O].
     bias: [O].
     shift: [O], s.
-    up, slope: as in `FloatLayer`; slope -1 for none.
+    up, slope, shuffle: as in `FloatLayer`; slope -1 for none.
     limit: outputs are clipped to +-limit.
   """
 
@@ -110,6 +125,12 @@ class IntegerLayer(NamedTuple):
   up: int
   slope: int
   limit: int
+  shuffle: int = 1
+
+  @property
+  def filters(self) -> int:
+    """Channels of the output."""
+    return self.bias.size // self.shuffle**2
 
   def check(self, amax: np.ndarray):
     """Raises ValueError unless all sums stay within the bound for inputs within +-amax [I]."""
@@ -120,19 +141,38 @@ class IntegerLayer(NamedTuple):
 
   def __call__(self, x: tf.Tensor) -> tf.Tensor:
     """Applies the layer to integers [B, h, w, I]; returns [B, up h, up w, O]."""
+    return self.finish(self.sums(x, 0))
+
+  def sums(self, x: tf.Tensor, first: int) -> list[tf.Tensor]:
+    """Returns what the inputs from channel `first` on add to the sums of each phase of the output.
+
+    Any part of the sums keeps the bound, so that parts may be added in any order.
+    """
     height, width = tf.shape(x)[1], tf.shape(x)[2]
     reach = self.kernel.shape[0] // 2
-    padded = tf.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
-    phases = []
-    for taps in taps_of_phases(self.kernel, self.up):
-      total = tf.constant(self.bias)
-      for (dy, dx), (jy, jx) in taps:
-        seen = padded[:, reach + dy : reach + dy + height, reach + dx : reach + dx + width]
-        total += tf.tensordot(seen, tf.constant(self.kernel[jy, jx]), 1)
-      phases.append(self._rectified(tf.floor(total * tf.constant(2.0**-self.shift, total.dtype))))
-    if self.up == 1:
+    padded = tf.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0))) if reach else x
+    kernel = self.kernel[:, :, first : first + x.shape[-1]]
+    return [
+      tf.add_n(
+        [
+          tf.tensordot(
+            padded[:, reach + dy : reach + dy + height, reach + dx : reach + dx + width],
+            tf.constant(kernel[jy, jx]),
+            1,
+          )
+          for (dy, dx), (jy, jx) in taps
+        ]
+      )
+      for taps in taps_of_phases(self.kernel, self.up)
+    ]
+
+  def finish(self, sums: list[tf.Tensor]) -> tf.Tensor:
+    """Returns the outputs of given sums, [B, h, w, O] for each phase."""
+    scale = tf.constant(2.0**-self.shift, sums[0].dtype)
+    phases = [self._rectified(tf.floor((total + self.bias) * scale)) for total in sums]
+    if self.up * self.shuffle == 1:
       return phases[0]
-    return tf.nn.depth_to_space(tf.concat(phases, axis=-1), self.up)
+    return tf.nn.depth_to_space(tf.concat(phases, axis=-1), self.up * self.shuffle)
 
   def _rectified(self, y: tf.Tensor) -> tf.Tensor:
     if self.slope >= 0:
@@ -164,14 +204,29 @@ class IntegerNetwork(tf.Module):
     limits = amax.astype(np.float64)
     for layer in self.layers:
       layer.check(limits)
-      limits = np.full(layer.bias.shape, layer.limit, np.float64)
+      limits = np.full(layer.filters, layer.limit, np.float64)
+
+  @property
+  def filters(self) -> int:
+    """Channels of the output."""
+    return self.layers[-1].filters
 
   def __call__(self, x: tf.Tensor) -> tf.Tensor:
     """int32 [B, h, w, I] -> int32 [B, h', w', O]."""
+    return self.finish(self.begin(x, 0))
+
+  def begin(self, x: tf.Tensor, first: int) -> list[tf.Tensor]:
+    """Returns the first layer's sums over some of its inputs: int32 channels from `first` on."""
     with tf.device("CPU:0"):
-      x = tf.clip_by_value(x, -self.amax, self.amax)
-      x = tf.cast(x, self.layers[0].kernel.dtype)
-      for layer in self.layers:
+      amax = self.amax[first : first + x.shape[-1]]
+      x = tf.cast(tf.clip_by_value(x, -amax, amax), self.layers[0].kernel.dtype)
+      return self.layers[0].sums(x, first)
+
+  def finish(self, sums: list[tf.Tensor]) -> tf.Tensor:
+    """Returns the network's output, int32, for the first layer's sums over all inputs."""
+    with tf.device("CPU:0"):
+      x = self.layers[0].finish(sums)
+      for layer in self.layers[1:]:
         x = layer(x)
       return tf.cast(x, tf.int32)
 
@@ -183,7 +238,8 @@ class IntegerNetwork(tf.Module):
       state[f"{i}/kernel"] = layer.kernel.astype(np.int64 if wide else np.int32)
       state[f"{i}/bias"] = layer.bias.astype(np.int64 if wide else np.int32)
       state[f"{i}/shift"] = layer.shift
-      state[f"{i}/form"] = np.array([layer.up, layer.slope, layer.limit], np.int32)
+      form = [layer.up, layer.slope, layer.limit, *([layer.shuffle] if layer.shuffle > 1 else [])]
+      state[f"{i}/form"] = np.array(form, np.int32)
     return state
 
   @classmethod
@@ -194,23 +250,32 @@ class IntegerNetwork(tf.Module):
         return cls(state["amax"], layers)
       kernel = state[f"{i}/kernel"]
       dtype = np.float64 if kernel.dtype == np.int64 else np.float32
-      up, slope, limit = (int(value) for value in state[f"{i}/form"])
+      form = (int(value) for value in state[f"{i}/form"])
       layers.append(
         IntegerLayer(
           kernel.astype(dtype),
           state[f"{i}/bias"].astype(dtype),
           state[f"{i}/shift"],
-          up,
-          slope,
-          limit,
+          *form,
         )
       )
+
+
+def reach_of(peak: np.ndarray) -> np.ndarray:
+  """Returns the largest magnitudes that are not clipped, for the largest seen [C]."""
+  return _MARGIN * np.maximum(peak, 1e-3 * peak.max() + 1e-9)
+
+
+def whole_reach(peak: np.ndarray, units: int) -> np.ndarray:
+  """Returns the largest magnitudes of inputs in 1/units that are not clipped, int32 [C]."""
+  return np.ceil(_MARGIN * peak * units).astype(np.int32) + 1
 
 
 def convert(
   layers: Sequence[FloatLayer],
   peaks: Sequence[np.ndarray],
-  t_in: float,
+  amax: np.ndarray,
+  t_in: np.ndarray,
   bits: Sequence[int],
   t_out: np.ndarray,
   out_limit: int,
@@ -220,9 +285,9 @@ def convert(
 
   Args:
     layers: of the float network.
-    peaks: the largest magnitude seen of each channel, of the input and of each hidden layer's
-      output (behind its rectifier).
-    t_in: steps per unit of the network's input.
+    peaks: the largest magnitude seen of each channel behind each hidden layer (and its rectifier).
+    amax: int32 [I], the network's input is clipped to +-amax.
+    t_in: [I] steps per unit of the network's input.
     bits: width of each hidden layer's outputs, beside the sign.
     t_out: [O] steps per unit of the network's output.
     out_limit: outputs are clipped to +-out_limit.
@@ -231,23 +296,19 @@ def convert(
   Raises:
     ValueError: the bound cannot be kept.
   """
-  amax = np.ceil(_MARGIN * peaks[0] * t_in).astype(np.int32) + 1
-  limits, steps = amax.astype(np.float64), np.full(amax.shape, t_in)
+  limits, steps = amax.astype(np.float64), t_in
   converted = []
   for i, layer in enumerate(layers):
     last = i == len(layers) - 1
     limit = out_limit if last else 2 ** bits[i] - 1
-    if last:
-      next_steps = t_out
-    else:
-      peak = np.maximum(peaks[i + 1], 1e-3 * peaks[i + 1].max())
-      next_steps = limit / (_MARGIN * peak)
+    next_steps = t_out if last else limit / reach_of(peaks[i])
     converted.append(_convert_layer(layer, limits, steps, next_steps, limit, dtype))
-    limits, steps = np.full(layer.bias.shape, float(limit)), next_steps
-  return IntegerNetwork(amax, converted)
+    limits, steps = np.full(next_steps.shape, float(limit)), next_steps
+  return IntegerNetwork(amax.astype(np.int32), converted)
 
 
 def _convert_layer(layer, amax, t_in, t_out, limit, dtype) -> IntegerLayer:
+  t_out = np.tile(t_out, layer.shuffle**2)
   kernel = layer.kernel / t_in[:, np.newaxis] * t_out
   bias = layer.bias * t_out
   room = BOUNDS[dtype] / (_reach(kernel, bias, layer.up, amax) + 1e-30)
@@ -255,7 +316,7 @@ def _convert_layer(layer, amax, t_in, t_out, limit, dtype) -> IntegerLayer:
   while True:
     # At a shift of 0 the half that rounds cannot be folded in, and floor would be used.
     if shift.min() < 1:
-      raise ValueError("an integer layer's sums exceed the bound at any shift")
+      raise _OutOfRoom("an integer layer's sums exceed the bound at any shift")
     factor = 2.0**shift
     rounded = np.rint(kernel * factor), np.rint(bias * factor) + factor / 2
     over = _reach(*rounded, layer.up, amax) >= BOUNDS[dtype]
@@ -264,40 +325,46 @@ def _convert_layer(layer, amax, t_in, t_out, limit, dtype) -> IntegerLayer:
     shift = shift - over.astype(np.int32)
   slope = -1 if layer.slope is None else layer.slope
   return IntegerLayer(
-    rounded[0].astype(dtype), rounded[1].astype(dtype), shift, layer.up, slope, limit
+    rounded[0].astype(dtype),
+    rounded[1].astype(dtype),
+    shift,
+    layer.up,
+    slope,
+    limit,
+    layer.shuffle,
   )
 
 
 def narrowest(
-  build: Callable[[Sequence[int], str], IntegerNetwork],
-  loss: Callable[[IntegerNetwork], float],
-  hidden: int,
+  build: Callable[[Sequence[int], str], object],
+  loss: Callable[[object], float],
+  widths: Sequence[Sequence[int]],
   limit: float,
 ):
   """Chooses the widths of the hidden layers by the loss that they cost.
 
-  float32 with 9 or 10 bits for each layer; where that loses too much, float64 with 13 bits.
-
   Args:
-    build: (bits of each hidden layer, dtype) -> network.
-    loss: network -> relative loss against floats.
-    hidden: number of hidden layers.
+    build: (bits of each hidden layer, dtype) -> what is converted.
+    loss: of what is converted -> relative loss against floats.
+    widths: bits of each hidden layer to try in float32; where all of these lose too much, float64
+      with 13 bits is tried.
     limit: greatest acceptable loss.
 
   Returns:
-    (network, its loss).
+    (what was converted, its loss).
 
   Raises:
     ValueError: no width is good enough.
   """
   best, least = None, math.inf
-  for bits in itertools.product((9, 10), repeat=hidden):
-    network = build(bits, "float32")
-    lost = loss(network)
-    if lost < least:
-      best, least = network, lost
+  for bits in widths:
+    with contextlib.suppress(_OutOfRoom):
+      candidate = build(bits, "float32")
+      lost = loss(candidate)
+      if lost < least:
+        best, least = candidate, lost
   if least > limit:
-    best = build((13,) * hidden, "float64")
+    best = build((13,) * len(widths[0]), "float64")
     least = loss(best)
   if not least <= limit:
     raise ValueError(

@@ -1,90 +1,148 @@
-"""Vectors of integers to bytes and back, by tfc's range coder and integer tables; in the graph.
+"""Integers to bytes and back, by tfc's range coder and integer tables; in the graph.
 
-A substream is one stream of the range coder. Vectors are coded whole; behind each come the escapes
-of its values at an edge of their alphabet, in order: |value - edge| as two bytes, low byte first,
-each with 8 bits of its own. tfc's own escapes (negative precision) are not used: the stream 0x80
-makes their decoder loop without end.
+What is coded is a sequence of symbols, each by a row of a lookup (`tables`). A stream does one of
+three things with it: `Writer` encodes, `Reader` decodes, `Counter` sums up the bits. All have
+
+  code(state, rows, symbols) -> (state, symbols)
+
+so that whatever codes latents is written once: a reader is given symbols too, and ignores them.
+States may be loop variables of `tf.while_loop` (with parallel_iterations=1).
+
+Values beyond an alphabet's edge are escaped: behind each vector of values come those of them at an
+edge, in order: |value - edge| as two bytes, low byte first, each with 8 bits of its own. tfc's own
+escapes (negative precision) are not used: the stream 0x80 makes their decoder loop without end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import numpy as np
 import tensorflow as tf
 from tensorflow_compression.python.ops import gen_ops
 
 from khuvcm_tf.entropy import tables as tables_lib
 
-# The row of `tables_lib.byte_alphabet()`: the first of each set of tables.
+# The row of `tables_lib.byte_alphabet()`: the first of each lookup.
 BYTE_ROW = 0
 MAX_EXCESS = 2**16 - 1
-_ESCAPE_BITS = 16.0
 
 
-class RangeCoder(tf.Module):
+class Writer:
+  """Encodes symbols with the rows of a lookup."""
+
+  def __init__(self, lookup: np.ndarray):
+    self._lookup = lookup
+
+  def open(self):
+    return gen_ops.create_range_encoder([], tf.constant(self._lookup))
+
+  def code(self, handle, rows: tf.Tensor, symbols: tf.Tensor):
+    return gen_ops.entropy_encode_index(handle, rows, symbols), symbols
+
+  def within_limits(self, excess: tf.Tensor) -> tf.Tensor:
+    """Returns `excess` int32 [n], after a check that it can be written."""
+    return _checked(excess)
+
+  def close(self, handle) -> tf.Tensor:
+    """Returns the bytes, a scalar string."""
+    return gen_ops.entropy_encode_finalize(handle)
+
+
+class Reader:
+  """Decodes symbols, and encodes them again: only so are bytes left over found."""
+
+  def __init__(self, lookup: np.ndarray, data: tf.Tensor):
+    self._lookup, self._data = lookup, data
+
+  def open(self):
+    lookup = tf.constant(self._lookup)
+    return (
+      gen_ops.create_range_decoder(self._data, lookup),
+      gen_ops.create_range_encoder([], lookup),
+    )
+
+  def code(self, handles, rows: tf.Tensor, symbols: tf.Tensor):
+    decoder, encoder = handles
+    decoder, symbols = gen_ops.entropy_decode_index(decoder, rows, tf.shape(rows), tf.int32)
+    return (decoder, gen_ops.entropy_encode_index(encoder, rows, symbols)), symbols
+
+  def within_limits(self, excess: tf.Tensor) -> tf.Tensor:
+    return excess
+
+  def close(self, handles) -> tf.Tensor:
+    """Tells whether the bytes are what the symbols encode to, a scalar bool."""
+    return tf.equal(gen_ops.entropy_encode_finalize(handles[1]), self._data)
+
+
+class Counter:
+  """Sums up the bits that the lookup gives to symbols, float64."""
+
+  def __init__(self, lookup: np.ndarray, start: np.ndarray):
+    self._lookup, self._start = lookup, start
+
+  def open(self):
+    return tf.constant(0.0, tf.float64)
+
+  def code(self, bits: tf.Tensor, rows: tf.Tensor, symbols: tf.Tensor):
+    lookup = tf.constant(self._lookup)
+    place = tf.gather(tf.constant(self._start), rows) + symbols
+    share = tf.cast(tf.gather(lookup, place + 1) - tf.gather(lookup, place), tf.float64)
+    return bits + tf.reduce_sum(tables_lib.PRECISION - tf.math.log(share) / np.log(2.0)), symbols
+
+  def within_limits(self, excess: tf.Tensor) -> tf.Tensor:
+    return _checked(excess)
+
+  def close(self, bits: tf.Tensor) -> tf.Tensor:
+    return bits
+
+
+def _checked(excess: tf.Tensor) -> tf.Tensor:
+  far = tf.reduce_max(tf.concat([[0], excess], 0))
+  message = ["a latent lies", far, "beyond its alphabet, at most", MAX_EXCESS, "can be coded"]
+  with tf.control_dependencies([tf.debugging.Assert(far <= MAX_EXCESS, message)]):
+    return tf.identity(excess)
+
+
+def code_escapes(stream, state, at_edge: tf.Tensor, excess: tf.Tensor):
+  """Codes the excess of values at an edge of their alphabet.
+
+  Args:
+    stream, state: what codes, and where it is.
+    at_edge: bool [n].
+    excess: int32 [n], how far values lie beyond the edge.
+
+  Returns:
+    The state, and the excess, int32 [n], 0 where not at an edge.
+  """
+  places = tf.cast(tf.where(at_edge), tf.int32)
+  escaped = stream.within_limits(tf.gather_nd(excess, places))
+  pairs = tf.reshape(tf.stack([escaped % 256, escaped // 256], axis=1), [-1])
+  state, pairs = stream.code(state, tf.fill(tf.shape(pairs), BYTE_ROW), pairs)
+  pairs = tf.reshape(pairs, [-1, 2])
+  return state, tf.scatter_nd(places, pairs[:, 0] + 256 * pairs[:, 1], tf.shape(excess))
+
+
+class TableCoder:
   """Codes values with rows of `tables`, of which the first is that of bytes."""
 
   def __init__(self, tables: tables_lib.Tables):
-    super().__init__()
-    self.lookup = tf.constant(tables.lookup)
-    self._start = tf.constant(tables.start)
-    self._low = tf.constant(tables.low)
-    self._high = tf.constant(tables.high)
+    self.tables = tables
 
-  def encode(self, vectors: Sequence[tuple[tf.Tensor, tf.Tensor]]) -> tf.Tensor:
-    """Encodes (values int32 [n], rows int32 [n]) of several vectors; returns a scalar string.
+  def code(self, stream, state, values: tf.Tensor, rows: tf.Tensor):
+    """Codes values int32 [n], each by its row int32 [n]; returns (state, values)."""
+    low = tf.gather(tf.constant(self.tables.low), rows)
+    high = tf.gather(tf.constant(self.tables.high), rows)
+    inside = tf.clip_by_value(values, low, high)
+    state, symbols = stream.code(state, rows, inside - low)
+    found = symbols + low
+    at_edge = tf.equal(found, low) | tf.equal(found, high)
+    state, excess = code_escapes(stream, state, at_edge, tf.abs(values - inside))
+    return state, found + tf.where(tf.equal(found, low), -excess, excess)
 
-    Raises:
-      tf.errors.InvalidArgumentError: a value is more than MAX_EXCESS beyond its alphabet.
-    """
-    handle = gen_ops.create_range_encoder([], self.lookup)
-    for values, rows in vectors:
-      clipped, symbols, excess = self._split(values, rows)
-      far = tf.reduce_max(tf.concat([[0], excess], 0))
-      with tf.control_dependencies(
-        [
-          tf.debugging.Assert(
-            far <= MAX_EXCESS,
-            ["a latent lies", far, "beyond its alphabet, at most", MAX_EXCESS, "can be coded"],
-          )
-        ]
-      ):
-        handle = gen_ops.entropy_encode_index(handle, rows, symbols)
-      escapes = tf.boolean_mask(excess, self._at_edge(clipped, rows))
-      pairs = tf.reshape(tf.stack([escapes % 256, escapes // 256], axis=1), [-1])
-      handle = gen_ops.entropy_encode_index(handle, tf.fill(tf.shape(pairs), BYTE_ROW), pairs)
-    return gen_ops.entropy_encode_finalize(handle)
+  def writer(self) -> Writer:
+    return Writer(self.tables.lookup)
 
-  def decoder(self, data: tf.Tensor):
-    """Returns a handle for `decode` on a substream (scalar string)."""
-    return gen_ops.create_range_decoder(data, self.lookup)
+  def reader(self, data: tf.Tensor) -> Reader:
+    return Reader(self.tables.lookup, data)
 
-  def decode(self, handle, rows: tf.Tensor):
-    """Decodes the next vector, coded with `rows` int32 [n]; returns (handle, values int32 [n])."""
-    handle, symbols = gen_ops.entropy_decode_index(handle, rows, tf.shape(rows), tf.int32)
-    clipped = symbols + tf.gather(self._low, rows)
-    places = tf.cast(tf.where(self._at_edge(clipped, rows)), tf.int32)
-    byte_rows = tf.fill([2 * tf.shape(places)[0]], BYTE_ROW)
-    handle, pairs = gen_ops.entropy_decode_index(handle, byte_rows, tf.shape(byte_rows), tf.int32)
-    pairs = tf.reshape(pairs, [-1, 2])
-    excess = tf.scatter_nd(places, pairs[:, 0] + 256 * pairs[:, 1], tf.shape(rows))
-    below = tf.equal(clipped, tf.gather(self._low, rows))
-    return handle, clipped + tf.where(below, -excess, excess)
-
-  def bits(self, values: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """Returns the bits that the tables give to values, float32, escapes included."""
-    clipped, symbols, _ = self._split(values, rows)
-    place = tf.gather(self._start, rows) + symbols
-    counts = tf.gather(self.lookup, place + 1) - tf.gather(self.lookup, place)
-    bits = tables_lib.PRECISION - tf.math.log(tf.cast(counts, tf.float32)) / tf.math.log(2.0)
-    return bits + tf.where(self._at_edge(clipped, rows), _ESCAPE_BITS, 0.0)
-
-  def _split(self, values, rows):
-    """Returns values within the alphabet, their symbols, and by how much they lie beyond."""
-    low = tf.gather(self._low, rows)
-    clipped = tf.clip_by_value(values, low, tf.gather(self._high, rows))
-    return clipped, clipped - low, tf.abs(values - clipped)
-
-  def _at_edge(self, clipped, rows):
-    low, high = tf.gather(self._low, rows), tf.gather(self._high, rows)
-    return tf.equal(clipped, low) | tf.equal(clipped, high)
+  def counter(self) -> Counter:
+    return Counter(self.tables.lookup, self.tables.start)

@@ -45,6 +45,13 @@ def conv(filters: int, kernel: int, name: str) -> tf.keras.layers.Layer:
   return conv_down(filters, kernel, 1, name)
 
 
+def reach(layer: tf.keras.layers.Layer) -> list[tuple[int, int, int]]:
+  """Returns (kernel, stride down, stride up) of each convolution on a layer's longest way."""
+  if isinstance(layer, tfc.SignalConv2D):
+    return [(layer.kernel_support[0], layer.strides_down[0], layer.strides_up[0])]
+  return list(getattr(layer, "path", []))
+
+
 class _Gdn(tfc.GDN):
   """tfc's GDN with square and root alone.
 
@@ -85,6 +92,26 @@ def activation(kind: str, name: str, inverse: bool = False) -> tf.keras.layers.L
 SLOPE_UNIT = 4096
 
 
+def leaky_relu(x: tf.Tensor, slope: float) -> tf.Tensor:
+  """max(x, slope x).
+
+  Not tf.nn.leaky_relu: TensorFlow 2.14 tries to fuse it with the convolution in front, breaks off
+  where a gradient needs both, and says so (grappler: "remapper failed ... LeakyReluGrad").
+  """
+  return tf.maximum(x, slope * x) if slope else tf.nn.relu(x)
+
+
+class Rectifier(tf.keras.layers.Layer):
+  """`leaky_relu` as a layer; its slope is `slope_units` / SLOPE_UNIT."""
+
+  def __init__(self, slope_units: int, name: str):
+    super().__init__(name=name)
+    self.slope_units = slope_units
+
+  def call(self, inputs):
+    return leaky_relu(inputs, self.slope_units / SLOPE_UNIT)
+
+
 def rectifier(slope: float, name: str) -> tf.keras.layers.Layer:
   """Returns a leaky ReLU for hyper transforms, its slope rounded to 1/4096 (0.0 is ReLU)."""
-  return tf.keras.layers.LeakyReLU(round(slope * SLOPE_UNIT) / SLOPE_UNIT, name=name)
+  return Rectifier(round(slope * SLOPE_UNIT), name=name)

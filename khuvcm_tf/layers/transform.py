@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import tensorflow as tf
-import tensorflow_compression as tfc
 
+from khuvcm_tf.layers import signal
 from khuvcm_tf.ops import banding
 
 # Bytes that a transform needs for each pixel and filter, as measured on 12 Mpixel (peak memory over
@@ -24,13 +24,10 @@ class Transform(tf.keras.Sequential):
 
   def __init__(self, layers: Sequence[tf.keras.layers.Layer], name: str, in_channels: int):
     super().__init__(layers, name=name)
-    convolutions = [layer for layer in layers if isinstance(layer, tfc.SignalConv2D)]
-    self.filters = max(layer.filters for layer in convolutions)
-    kernels = [layer.kernel_support[0] for layer in convolutions]
-    down = [layer.strides_down[0] for layer in convolutions]
-    up = [layer.strides_up[0] for layer in convolutions]
+    self.filters = max(getattr(layer, "filters", 0) for layer in layers)
+    kernels, down, up = zip(*(step for layer in layers for step in signal.reach(layer)))
     self.stride = 1
-    for factor in down + up:
+    for factor in (*down, *up):
       self.stride *= factor
     self.enlarges = max(up) > 1
     if self.enlarges:

@@ -10,7 +10,7 @@ import os
 import tensorflow as tf
 from absl import logging
 
-from khuvcm_tf import codecs
+from khuvcm_tf import codecs, model_files
 from khuvcm_tf.data import images, pipeline
 from khuvcm_tf.training import board as board_lib
 from khuvcm_tf.training import callbacks, losses, schedules, validity
@@ -31,6 +31,7 @@ class Recipe:
   codec: str
   arguments: dict[str, object]
   rate_distortion: float
+  init_from: str | None = None
   train_images: str | None = None
   train_tfds: str | None = None
   validation_images: str | None = None
@@ -236,6 +237,8 @@ def _trainer(recipe: Recipe) -> trainer_lib.Trainer:
   dtype = "mixed_bfloat16" if recipe.mixed_precision else "float32"
   codec = codecs.create(recipe.codec, dtype, **recipe.arguments)
   codec.latent_coder.noise.reset_from_seed(recipe.seed)
+  if recipe.init_from:
+    _start_from(codec, recipe.init_from)
   schedule = schedules.Schedule(
     recipe.learning_rate, recipe.learning_rate_schedule, recipe.warmup_steps, recipe.max_steps
   )
@@ -250,3 +253,28 @@ def _trainer(recipe: Recipe) -> trainer_lib.Trainer:
   )
   trainer.compile(optimizer, jit_compile=recipe.jit_compile)
   return trainer
+
+
+def _start_from(codec: codecs.Codec, model: str):
+  """Gives a codec the weights of a trained model that it has too, by name and shape."""
+  values, weights = model_files.read_weights(model), codec.named_weights()
+  known = {
+    name: values[name]
+    for name, weight in weights.items()
+    if name in values and values[name].shape == weight.shape
+  }
+  if not known:
+    raise TrainingError(
+      f"--init_from={model} has none of this codec's weights, expected a model of the same or a "
+      "like codec with equal numbers of filters"
+    )
+  fresh = {name: weight.numpy() for name, weight in weights.items() if name not in known}
+  codec.assign_weights({**known, **fresh})
+  parts = sorted({name.split("/")[0] for name in fresh})
+  logging.info(
+    "starts with %d of %d weights of %s; fresh ones: %s",
+    len(known),
+    len(weights),
+    model,
+    f"{len(fresh)} in {', '.join(parts)}" if fresh else "none",
+  )

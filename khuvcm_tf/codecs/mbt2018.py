@@ -1,0 +1,70 @@
+"""Joint autoregressive and hierarchical priors.
+
+D. Minnen, J. Ballé, G. Toderici: Joint autoregressive and hierarchical priors for learned image
+compression. NeurIPS 2018. https://arxiv.org/abs/1809.02736 (table 1).
+
+  y = g_a(x)                  z = h_a(y)
+  z_hat = round(z)            psi = h_s(z_hat)
+  y_hat = round(y)            phi = masked 5x5 convolution of y_hat
+  x_hat = g_s(y_hat)          mu, sigma = three 1x1 layers of (phi, psi)
+                              y_hat ~ N(mu, sigma^2) * U(-1/2, 1/2)
+
+N = num_filters, M = latent_depth; the paper takes N = M = 192, and M = 320 for the higher rates.
+Decoding goes place by place: `entropy.integer_context` does it in wavefronts, in integers.
+"""
+
+from __future__ import annotations
+
+from khuvcm_tf import layers
+from khuvcm_tf.codecs import codec
+from khuvcm_tf.entropy import context
+
+
+def build(
+  num_filters: int = 192, latent_depth: int = 192, activation: str = "gdn", leaky_slope: float = 0.2
+) -> codec.Codec:
+  """Composes the codec.
+
+  Args:
+    num_filters: N, channels of the transforms and of z.
+    latent_depth: M, channels of y.
+    activation: of the transforms, "gdn" (the paper's) or "prelu".
+    leaky_slope: of the rectifiers in the entropy model.
+  """
+  n, m = num_filters, latent_depth
+  h_a = [
+    layers.conv(n, 3, name="conv0"),
+    layers.rectifier(leaky_slope, name="act0"),
+    layers.conv_down(n, 5, 2, name="conv1"),
+    layers.rectifier(leaky_slope, name="act1"),
+    layers.conv_down(n, 5, 2, name="conv2"),
+  ]
+  h_s = [
+    layers.conv_up(m, 5, 2, name="conv0"),
+    layers.rectifier(leaky_slope, name="act0"),
+    layers.conv_up(m * 3 // 2, 5, 2, name="conv1"),
+    layers.rectifier(leaky_slope, name="act1"),
+    layers.conv(2 * m, 3, name="conv2"),
+  ]
+  parameters = [
+    layers.conv(m * 10 // 3, 1, name="conv0"),
+    layers.rectifier(leaky_slope, name="act0"),
+    layers.conv(m * 8 // 3, 1, name="conv1"),
+    layers.rectifier(leaky_slope, name="act1"),
+    layers.conv(2 * m, 1, name="conv2"),
+  ]
+  return codec.Codec(
+    codec.Rgb(),
+    layers.four_stage_analysis(n, m, activation),
+    layers.four_stage_synthesis(n, m, activation),
+    context.ContextModel(
+      h_a,
+      h_s,
+      parameters,
+      latent_depth=m,
+      hyper_depth=n,
+      hyper_features=2 * m,
+      num_mixtures=1,
+      quantization_mode="mixed",
+    ),
+  )

@@ -1,0 +1,43 @@
+"""The convolution of a context model: each output sees what a decoder has decoded before it."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def causal_places(kernel: int) -> list[tuple[int, int]]:
+  """Lists the (rows, columns) from a place to those of its neighbourhood that precede it.
+
+  Example:
+    >>> causal_places(3)
+    [(-1, -1), (-1, 0), (-1, 1), (0, -1)]
+  """
+  reach = range(-(kernel // 2), kernel // 2 + 1)
+  return [(dy, dx) for dy in reach for dx in reach if (dy, dx) < (0, 0)]
+
+
+class MaskedConv2D(tf.keras.layers.Layer):
+  """Convolution with a mask of type A (van den Oord et al., 2016): what precedes in raster order.
+
+  [B, H, W, C] -> [B, H, W, filters], zeros beyond the edges. The kernel holds the unmasked places
+  alone, [(k^2 - 1) / 2, C, filters], in raster order.
+  """
+
+  def __init__(self, filters: int, kernel_size: int, name: str):
+    super().__init__(name=name)
+    self.filters, self.kernel_size = filters, kernel_size
+
+  def build(self, input_shape):
+    places = self.kernel_size**2 // 2
+    self.kernel = self.add_weight(
+      "kernel",
+      (places, input_shape[-1], self.filters),
+      initializer=tf.keras.initializers.VarianceScaling(mode="fan_avg", distribution="uniform"),
+    )
+    self.bias = self.add_weight("bias", (self.filters,), initializer="zeros")
+
+  def call(self, inputs):
+    size = self.kernel_size
+    masked = tf.pad(self.kernel, ((0, size**2 - self.kernel.shape[0]), (0, 0), (0, 0)))
+    masked = tf.reshape(masked, (size, size, inputs.shape[-1], self.filters))
+    return tf.nn.bias_add(tf.nn.conv2d(inputs, masked, 1, "SAME"), self.bias)
