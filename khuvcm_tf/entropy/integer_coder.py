@@ -132,7 +132,7 @@ class IntegerCoder(tf.Module):
 
   def _passed(self, stream_of_z, stream_of_y, y, z):
     """Passes latents through two streams; returns what these close with."""
-    with tf.device("CPU:0"):
+    with tf.device("CPU:0"), range_coder.uncompiled():
       z = self.symbols_of_z(z)
       state_of_z, _ = self.code_z(stream_of_z, stream_of_z.open(), z)
       state_of_y, _ = self.code_y(stream_of_y, stream_of_y.open(), y, z)
@@ -145,7 +145,7 @@ class IntegerCoder(tf.Module):
       substreams: string [2].
       height, width: of y, multiples of 4.
     """
-    with tf.device("CPU:0"):
+    with tf.device("CPU:0"), range_coder.uncompiled():
       stream = self.table_coder.reader(substreams[0])
       shape = tf.stack([1, height // 4, width // 4, len(self.medians)])
       state, z = self.code_z(stream, stream.open(), tf.zeros(shape, tf.int32))

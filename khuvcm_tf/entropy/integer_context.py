@@ -29,6 +29,7 @@ from khuvcm_tf.entropy import (
   integer_hyperprior,
   integer_network,
   mixture_coder,
+  range_coder,
 )
 from khuvcm_tf.entropy import tables as tables_lib
 from khuvcm_tf.entropy.integer_coder import UNITS
@@ -144,11 +145,10 @@ class IntegerContext(integer_coder.IntegerCoder):
 
     steps = width + skew * (height - 1)
     found = tf.TensorArray(tf.int32, steps, infer_shape=False, element_shape=(None, self.depth))
-    _, state, _, found = tf.while_loop(
+    _, state, _, found = range_coder.loop(
       lambda step, *_: step < steps,
       one_step,
       (0, state, tf.zeros(tf.stack([steps_kept, rows_kept, self.depth]), tf.int32), found),
-      parallel_iterations=1,
     )
     rows, columns = tf.meshgrid(tf.range(height), tf.range(width), indexing="ij")
     order = tf.reshape((columns + skew * rows) * height + rows, [-1])

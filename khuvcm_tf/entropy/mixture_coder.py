@@ -229,7 +229,7 @@ class MixtureCoder:
       )
       return level, state, wide
 
-    _, state, wide = tf.while_loop(
+    _, state, wide = range_coder.loop(
       lambda level, *_: level > _LEAST_LEVELS,
       halve,
       (
@@ -237,7 +237,6 @@ class MixtureCoder:
         state,
         _Interval(*(tf.gather(each, places) for each in interval)),
       ),
-      parallel_iterations=1,
     )
     places = places[:, tf.newaxis]
     return state, _Interval(

@@ -6,7 +6,7 @@ three things with it: `Writer` encodes, `Reader` decodes, `Counter` sums up the 
   code(state, rows, symbols) -> (state, symbols)
 
 so that whatever codes latents is written once: a reader is given symbols too, and ignores them.
-States may be loop variables of `tf.while_loop` (with parallel_iterations=1).
+States may be variables of `loop`.
 
 Values beyond an alphabet's edge are escaped: behind each vector of values come those of them at an
 edge, in order: |value - edge| as two bytes, low byte first, each with 8 bits of its own. tfc's own
@@ -14,6 +14,8 @@ escapes (negative precision) are not used: the stream 0x80 makes their decoder l
 """
 
 from __future__ import annotations
+
+import contextlib
 
 import numpy as np
 import tensorflow as tf
@@ -93,6 +95,26 @@ class Counter:
 
   def close(self, bits: tf.Tensor) -> tf.Tensor:
     return bits
+
+
+def uncompiled():
+  """Returns a context whose ops XLA leaves alone, also where it compiles all it can.
+
+  The coder's shapes differ from step to step, and each would be compiled anew.
+  """
+  if tf.executing_eagerly():
+    return contextlib.nullcontext()
+  return tf.xla.experimental.jit_scope(compile_ops=False)
+
+
+def loop(condition, body, variables):
+  """tf.while_loop whose variables may be states of streams."""
+
+  def uncompiled_body(*args):
+    with uncompiled():
+      return body(*args)
+
+  return tf.while_loop(condition, uncompiled_body, variables, parallel_iterations=1)
 
 
 def _checked(excess: tf.Tensor) -> tf.Tensor:
