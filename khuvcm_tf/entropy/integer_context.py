@@ -187,7 +187,7 @@ class IntegerContext(integer_coder.IntegerCoder):
 def convert(
   floats: context.ContextModel, latents: Sequence[np.ndarray], limit: float
 ) -> integer_coder.Conversion:
-  """Converts a trained context model to integers, as `integer_hyperprior.convert` does."""
+  """Converts a trained context model to integers, as `exact.convert` says."""
   medians, z, z_hat = integer_coder.rounded_side_information(floats, latents)
   tables = tables_lib.assemble(integer_coder.z_alphabets(floats.prior, medians))
   mixtures = mixture_coder.MixtureCoder(mixture_coder.make_tables(), floats.num_mixtures)

@@ -107,16 +107,7 @@ class IntegerHyperprior(integer_coder.IntegerCoder):
 def convert(
   floats: hyperprior.Hyperprior, latents: Sequence[np.ndarray], limit: float
 ) -> integer_coder.Conversion:
-  """Converts a trained hyperprior to integers, calibrated and measured on latents of pictures.
-
-  Args:
-    floats: the trained part.
-    latents: y [1, h, w, M] of several pictures, h and w multiples of 4.
-    limit: the greatest acceptable relative loss of bits.
-
-  Raises:
-    ValueError: the loss is greater at any width.
-  """
+  """Converts a trained hyperprior to integers, as `exact.convert` says."""
   medians, z, z_hat = integer_coder.rounded_side_information(floats, latents)
   tables = tables_lib.assemble(
     integer_coder.z_alphabets(floats.prior, medians) + tables_lib.gaussian_alphabets()

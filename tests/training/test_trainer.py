@@ -9,6 +9,11 @@ import tensorflow as tf
 from khuvcm_tf import codecs
 from khuvcm_tf.training import losses, schedules, trainer
 
+_CONTEXT_CODECS = [
+  ("mbt2018", {"num_filters": 4, "latent_depth": 4}),
+  ("cheng2020", {"num_filters": 4}),
+]
+
 
 @pytest.fixture
 def batch(toy) -> tf.Tensor:
@@ -78,6 +83,28 @@ def test_a_compiled_step_has_the_loss_of_a_plain_one(toy, batch):
   assert float(second["distortion"]) == pytest.approx(float(first["distortion"]), rel=1e-4)
   # XLA draws other noise.
   assert float(second["bpp"]) == pytest.approx(float(first["bpp"]), rel=0.02)
+
+
+@pytest.mark.parametrize(("name", "arguments"), _CONTEXT_CODECS)
+def test_the_step_of_a_context_codec_lowers_to_xla(name, arguments, batch):
+  """To XLA's own graph: making machine code of it takes a CPU minutes."""
+  tf.keras.utils.set_random_seed(1)
+  codec = codecs.create(name, **arguments)
+  made = trainer.Trainer(codec, 0.01, losses.mse, lambda step: 1e-3)
+  made.compile(tf.keras.optimizers.Adam(1e-3))
+  codec(batch, training=True)
+  made.optimizer.build(codec.trainable_variables)
+  step = tf.function(made.train_step, autograph=False, jit_compile=True)
+  lowered = step.experimental_get_compiler_ir(batch)(stage="hlo")
+  assert lowered.startswith("HloModule") and "convolution(" in lowered
+
+
+@pytest.mark.parametrize(("name", "arguments"), _CONTEXT_CODECS)
+def test_mixed_precision_keeps_bits_of_a_context_codec_in_float32(name, arguments, batch):
+  codec = codecs.create(name, "mixed_bfloat16", **arguments)
+  decoded, bits = codec(batch, training=True)
+  assert {decoded.dtype, *(each.dtype for each in bits.values())} == {tf.float32}
+  assert np.isfinite(bits["y"]).all()
 
 
 def test_mixed_precision_keeps_weights_bits_and_pixels_in_float32(toy, batch):
