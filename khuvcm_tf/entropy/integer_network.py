@@ -151,18 +151,18 @@ class IntegerLayer(NamedTuple):
     height, width = tf.shape(x)[1], tf.shape(x)[2]
     reach = self.kernel.shape[0] // 2
     padded = tf.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0))) if reach else x
-    kernel = self.kernel[:, :, first : first + x.shape[-1]]
+    inputs = x.shape[-1]
+    kernel = self.kernel[:, :, first : first + inputs]
+
+    def product(tap, place):
+      (dy, dx), seen = tap, padded
+      if reach:
+        seen = seen[:, reach + dy : reach + dy + height, reach + dx : reach + dx + width]
+      return tf.matmul(tf.reshape(seen, (-1, inputs)), tf.constant(kernel[place]))
+
+    shape = tf.stack([tf.shape(x)[0], height, width, self.bias.size])
     return [
-      tf.add_n(
-        [
-          tf.tensordot(
-            padded[:, reach + dy : reach + dy + height, reach + dx : reach + dx + width],
-            tf.constant(kernel[jy, jx]),
-            1,
-          )
-          for (dy, dx), (jy, jx) in taps
-        ]
-      )
+      tf.reshape(tf.add_n([product(tap, place) for tap, place in taps]), shape)
       for taps in taps_of_phases(self.kernel, self.up)
     ]
 

@@ -35,6 +35,7 @@ class MaskedConv2D(tf.keras.layers.Layer):
       initializer=tf.keras.initializers.VarianceScaling(mode="fan_avg", distribution="uniform"),
     )
     self.bias = self.add_weight("bias", (self.filters,), initializer="zeros")
+    super().build(input_shape)
 
   def call(self, inputs):
     size = self.kernel_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 import tensorflow as tf
 
@@ -70,3 +71,33 @@ class TestBits:
     for gradient in tape.gradient(bits, (values, index)):
       assert np.isfinite(gradient).all()
       assert np.abs(gradient).min() > 0
+
+
+class TestMixtureBits:
+  def test_equal_scipys_sum_of_weighted_masses_in_both_tails(self):
+    rng = np.random.default_rng(3)
+    scales = np.exp(rng.uniform(-2, 5, (200, 3, 4)))
+    means = rng.normal(scale=10, size=scales.shape)
+    log_weights = np.log(rng.dirichlet([0.3] * 3, (200, 4))).transpose(0, 2, 1)
+    values = np.concatenate([rng.normal(scale=20, size=(180, 1, 4)), rng.normal(size=(20, 1, 4))])
+    values[-20:] *= 3000
+    components = gaussian.bits(
+      tf.constant(values - means, tf.float32), tf.constant(_index(scales), tf.float32)
+    )
+    found = gaussian.mixture_bits(components, tf.constant(log_weights, tf.float32)).numpy()
+    masses = log_weights - _bits(values - means, scales) * np.log(2)
+    expected = -scipy.special.logsumexp(masses, axis=1) / np.log(2)
+    assert expected.max() > 100
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+  def test_without_weights_are_those_of_the_one_component(self):
+    components = tf.constant(np.arange(12.0).reshape(3, 1, 4))
+    np.testing.assert_array_equal(gaussian.mixture_bits(components, None), components[:, 0])
+
+  def test_of_equal_components_are_those_of_one(self):
+    components = np.random.default_rng(1).uniform(0, 90, (7, 1, 4)).astype(np.float32)
+    weights = np.log(np.random.default_rng(2).dirichlet([1] * 3, (7, 4))).transpose(0, 2, 1)
+    found = gaussian.mixture_bits(
+      tf.constant(np.repeat(components, 3, axis=1)), tf.constant(weights, tf.float32)
+    )
+    np.testing.assert_allclose(found, components[:, 0], rtol=1e-5, atol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from khuvcm_tf import codecs
-from khuvcm_tf.entropy import gaussian, integer_hyperprior
+from khuvcm_tf.entropy import exact, gaussian, integer_coder, integer_hyperprior, range_coder
 
 _LIMIT = 0.01
 
@@ -44,10 +44,18 @@ class _Pair:
     # These z stand for what h_a would tell.
     known = {y.ref(): z for y, z in pairs}
     self.floats.side_information = lambda y: known[y.ref()]
-    self.conversion = integer_hyperprior.convert(self.floats, [y for y, _ in pairs], _LIMIT)
+    self.conversion = exact.convert(self.floats, [y for y, _ in pairs], _LIMIT)
     self.coder = self.conversion.coder
     self.y, self.z = pairs[0]
     self.floats.side_information = lambda y: self.z
+
+
+@pytest.fixture(scope="module", autouse=True)
+def eagerly():
+  """Runs the measurements of a conversion as they stand: tracing each width takes seconds."""
+  tf.config.run_functions_eagerly(True)
+  yield
+  tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="module", params=["bmshj2018", "mbt2018_mean"])
@@ -65,15 +73,15 @@ def _told(pair):
 class TestParameters:
   def test_are_the_float_ones_rounded(self, pair):
     z, mean, rows, _ = _told(pair)
-    medians = pair.coder.medians / integer_hyperprior.UNITS
+    medians = pair.coder.medians / integer_coder.UNITS
     float_mean, float_index = pair.floats.parameters(z.numpy() + medians.astype(np.float32))
     index = rows.numpy() - 1 - pair.floats.hyper_depth
     assert np.ptp(index) > 15
     assert np.abs(index - float_index).max() < 1.5
     assert np.abs(np.mean(index - float_index)) < 0.1
-    difference = mean.numpy() / integer_hyperprior.UNITS - float_mean
+    difference = mean.numpy() / integer_coder.UNITS - float_mean
     if pair.floats.means:
-      assert np.ptp(mean) > 2 * integer_hyperprior.UNITS
+      assert np.ptp(mean) > 2 * integer_coder.UNITS
     else:
       assert not np.any(mean)
     assert np.abs(difference).max() < 0.1
@@ -92,14 +100,38 @@ class TestParameters:
     np.testing.assert_array_equal(y_hat * 64, y.numpy() * 64 + mean.numpy())
 
 
+def _written(pair, rows, symbols):
+  """Returns the bytes of symbols, each by its row of the tables."""
+  coder = range_coder.TableCoder(pair.coder.tables)
+  writer = coder.writer()
+  flat = (tf.constant(np.ravel(each), tf.int32) for each in (symbols, rows))
+  state, _ = coder.code(writer, writer.open(), *flat)
+  return writer.close(state).numpy()
+
+
 class TestCoding:
-  def test_gives_back_symbols_means_and_rows(self, pair):
-    z, mean, rows, y = _told(pair)
-    substreams = pair.coder.encode(pair.y, pair.z)
-    np.testing.assert_array_equal(substreams, pair.coder.encode_symbols(z, y, rows))
-    found = pair.coder.decode(substreams, pair.y.shape[1], pair.y.shape[2])
-    for values, expected in zip(found, (z, y, mean, rows)):
-      np.testing.assert_array_equal(values, expected)
+  def test_writes_symbols_by_the_rows_of_their_channels_and_scales(self, pair):
+    z, _, rows, y = _told(pair)
+    rows_of_z = np.broadcast_to(1 + np.arange(8), z.shape)
+    expected = [_written(pair, rows_of_z, z), _written(pair, rows, y)]
+    assert list(pair.coder.encode(pair.y, pair.z).numpy()) == expected
+
+  def test_gives_back_symbols_and_latents(self, pair):
+    z, mean, _, y = _told(pair)
+    found = pair.coder.decode(pair.coder.encode(pair.y, pair.z), *pair.y.shape[1:3])
+    np.testing.assert_array_equal(found.z, z)
+    np.testing.assert_array_equal(found.y_hat, pair.coder.latents(y, mean))
+    assert found.exact
+
+  @pytest.mark.parametrize("substream", [0, 1])
+  def test_finds_bytes_left_over_in_either_substream(self, pair, substream):
+    z, mean, _, y = _told(pair)
+    substreams = pair.coder.encode(pair.y, pair.z).numpy()
+    substreams[substream] += b"\x01"
+    found = pair.coder.decode(tf.constant(substreams), *pair.y.shape[1:3])
+    np.testing.assert_array_equal(found.z, z)
+    np.testing.assert_array_equal(found.y_hat, pair.coder.latents(y, mean))
+    assert not found.exact
 
   def test_takes_the_estimated_bits(self, pair):
     substreams = pair.coder.encode(pair.y, pair.z).numpy()
@@ -109,11 +141,18 @@ class TestCoding:
 
   def test_gives_back_values_far_beyond_the_tables(self, pair):
     y = pair.y + tf.constant(np.resize([0, 3000, 0, 0, -3000], pair.y.shape), tf.float32)
-    z, mean, rows, _ = _told(pair)
+    _, mean, _, _ = _told(pair)
     symbols = pair.coder.symbols_of_y(y, mean)
     assert np.max(np.abs(symbols)) > 2900
     found = pair.coder.decode(pair.coder.encode(y, pair.z), y.shape[1], y.shape[2])
-    np.testing.assert_array_equal(found[1], symbols)
+    np.testing.assert_array_equal(found.y_hat, pair.coder.latents(symbols, mean))
+
+  @pytest.mark.parametrize("value", [1e5, -1e9, np.inf])
+  def test_refuses_values_beyond_what_escapes_reach(self, pair, value):
+    y = pair.y + tf.constant(np.resize([0, 0, value], pair.y.shape), tf.float32)
+    for use in (pair.coder.encode, pair.coder.estimate):
+      with pytest.raises(tf.errors.InvalidArgumentError, match="a latent lies"):
+        use(y, pair.z)
 
 
 class TestTwins:
@@ -143,7 +182,7 @@ class TestKnownAnswer:
     integer_hyperprior.IntegerHyperprior.from_state(state).check_arithmetic()
     state["known_answer"] = state["known_answer"] ^ 1
     with pytest.raises(
-      integer_hyperprior.InexactArithmetic,
+      integer_coder.InexactArithmetic,
       match=(
         r"matrix products are not exact: .* checksum is [0-9a-f]{8}, expected [0-9a-f]{8}; "
         "unset .*ONEDNN_DEFAULT_FPMATH_MODE.*, or use another machine"
@@ -164,7 +203,8 @@ class TestKnownAnswer:
 
 class TestState:
   def test_gives_back_a_coder_of_the_same_bytes(self, pair):
-    again = integer_hyperprior.IntegerHyperprior.from_state(pair.coder.state())
+    again = exact.from_state(pair.floats, pair.coder.state())
+    assert isinstance(again, integer_hyperprior.IntegerHyperprior)
     np.testing.assert_array_equal(again.encode(pair.y, pair.z), pair.coder.encode(pair.y, pair.z))
     assert again.means == pair.floats.means
     for name, value in again.state().items():

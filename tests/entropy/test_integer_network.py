@@ -7,27 +7,34 @@ import pytest
 import tensorflow as tf
 
 from khuvcm_tf import layers
-from khuvcm_tf.entropy import integer_network
+from khuvcm_tf.entropy import integer_coder, integer_network
+from khuvcm_tf.layers import masked, signal
 
 _UNIT = 4096
 
 
-def _float_network(slope=0.2):
-  """A small h_s with larger weights than new ones have: two transposed stages and a plain one."""
+def _float_network(kind="transposed", slope=0.2):
+  """A small h_s with larger weights than new ones have: two stages that enlarge and a plain one."""
+  enlarging = {
+    "transposed": [layers.conv_up(6, 5, 2, name="conv0"), layers.conv_up(7, 3, 2, name="conv1")],
+    "subpixel": [layers.Subpixel(6, 3, 2, name="up0"), layers.Subpixel(7, 1, 2, name="up1")],
+  }[kind]
   network = tf.keras.Sequential(
     [
-      layers.conv_up(6, 5, 2, name="conv0"),
+      enlarging[0],
       layers.rectifier(slope, name="act0"),
-      layers.conv_up(7, 3, 2, name="conv1"),
+      enlarging[1],
       layers.rectifier(slope, name="act1"),
       layers.conv(5, 3, name="conv2"),
     ]
   )
   network.build((None, None, None, 4))
   rng = np.random.default_rng(8)
+  # An output of a transposed convolution sees a quarter of its kernel.
+  gain = {"transposed": 2, "subpixel": 1}[kind]
   for weight in network.trainable_weights:
     fan_in = np.prod(weight.shape[:-1]) or 1
-    weight.assign(rng.normal(scale=2 * fan_in**-0.5, size=weight.shape))
+    weight.assign(rng.normal(scale=gain * fan_in**-0.5, size=weight.shape))
   return network
 
 
@@ -36,10 +43,11 @@ def _inputs(seed=0, size=6, reach=300):
 
 
 def _peaks(network, x):
-  peaks = [np.abs(x).max(axis=(0, 1, 2))]
+  """Returns the largest magnitudes of each channel behind each rectifier."""
+  peaks = []
   for layer in network.layers:
     x = layer(x)
-    if isinstance(layer, tf.keras.layers.LeakyReLU):
+    if isinstance(layer, signal.Rectifier):
       peaks.append(np.abs(x).max(axis=(0, 1, 2)))
   return peaks
 
@@ -48,7 +56,8 @@ def _converted(network, dtype="float32", bits=(10, 10), unit=64.0):
   return integer_network.convert(
     integer_network.float_layers(network),
     _peaks(network, _inputs() / 64),
-    64.0,
+    integer_network.whole_reach(np.abs(_inputs() / 64).max(axis=(0, 1, 2)), 64),
+    np.full(4, 64.0),
     bits,
     np.full(5, unit),
     2**15,
@@ -79,13 +88,50 @@ def _in_int64(network, x):
       most = (bound - _UNIT) // max(layer.slope, 1)
       y = np.clip(y, -most, most)
       y = np.maximum(y, (y * layer.slope + _UNIT // 2) // _UNIT)
-    x = np.clip(y, -layer.limit, layer.limit)
+    x = np.clip(_spread(y, layer.shuffle), -layer.limit, layer.limit)
   return x
 
 
-@pytest.fixture(scope="module")
-def network():
-  return _float_network()
+def _spread(y, cell):
+  """Makes channel (cell i + j) filters + c of a place channel c of pixel (i, j) of its cell."""
+  _, height, width, channels = y.shape
+  filters = channels // cell**2
+  x = np.empty((1, height * cell, width * cell, filters), y.dtype)
+  for i, j in np.ndindex(cell, cell):
+    first = (cell * i + j) * filters
+    x[:, i::cell, j::cell] = y[..., first : first + filters]
+  return x
+
+
+def _with_quarters(layer, channels):
+  """Gives a layer weights that are whole quarters: the integer layer holds these exactly."""
+  layer(tf.zeros((1, 4, 4, channels)))
+  rng = np.random.default_rng(4)
+  for weight in layer.trainable_weights:
+    weight.assign(rng.integers(-8, 9, weight.shape) / 4)
+  return layer
+
+
+def _converted_layer(layer, amax, filters):
+  return integer_network.convert(
+    integer_network.float_layers(tf.keras.Sequential([layer])),
+    [],
+    amax,
+    np.ones(len(amax)),
+    [],
+    np.ones(filters),
+    2**20,
+    "float32",
+  )
+
+
+def _rounded(values):
+  return np.floor(np.asarray(values, np.float64) + 0.5)
+
+
+@pytest.fixture(scope="module", params=["transposed", "subpixel"])
+def network(request):
+  return _float_network(request.param)
 
 
 class TestTapsOfPhases:
@@ -112,35 +158,75 @@ class TestIntegerNetwork:
     """In steps of 1/64: rounding of the output alone would be 0.5."""
     x = _inputs()
     expected = network(x / 64).numpy() * 64
-    assert np.abs(expected).max() > 400
+    assert np.abs(expected).max() > 300
     found = _converted(network, dtype, (bits, bits))(x).numpy()
     assert np.abs(found - expected).max() < error
     assert np.abs(np.mean(found - expected)) < 0.05
 
-  @pytest.mark.parametrize("up,size", [(1, 3), (1, 5), (2, 3), (2, 5)])
-  def test_a_layer_rounds_the_float_layer_to_nearest(self, up, size):
-    layer = layers.conv_up(3, size, 2, name="c") if up == 2 else layers.conv(3, size, name="c")
-    layer.build((None, None, None, 4))
-    # Quarters: the integer layer holds these weights exactly.
-    rng = np.random.default_rng(size)
-    for weight in layer.trainable_weights:
-      weight.assign(rng.integers(-8, 9, weight.shape) / 4)
-    found = integer_network.float_layers(tf.keras.Sequential([layer]))
+  @pytest.mark.parametrize(
+    "layer",
+    [
+      layers.conv(3, 1, name="c1"),
+      layers.conv(3, 3, name="c3"),
+      layers.conv(3, 5, name="c5"),
+      layers.conv_up(3, 3, 2, name="u3"),
+      layers.conv_up(3, 5, 2, name="u5"),
+      layers.Subpixel(3, 1, 2, name="s1"),
+      layers.Subpixel(3, 3, 2, name="s3"),
+      layers.Subpixel(3, 3, 3, name="cells_of_9"),
+    ],
+    ids=lambda layer: layer.name,
+  )
+  def test_a_layer_rounds_the_float_layer_to_nearest(self, layer):
+    layer = _with_quarters(layer, 4)
     x = _inputs(reach=50)
-    converted = integer_network.convert(
-      found, [np.full(4, 50.0)], 1.0, [], np.ones(3), 2**20, "float32"
-    )
-    exact = layer(x.astype(np.float32)).numpy()
-    np.testing.assert_array_equal(converted(x), np.floor(exact + 0.5))
+    converted = _converted_layer(layer, np.full(4, 56), 3)
+    np.testing.assert_array_equal(converted(x), _rounded(layer(x.astype(np.float32))))
+    assert converted.filters == 3
+
+  @pytest.mark.parametrize("size", [3, 5])
+  def test_a_masked_layer_sees_the_places_before_one_behind_the_other(self, size):
+    layer = _with_quarters(layers.MaskedConv2D(3, size, name="m"), 4)
+    places = masked.causal_places(size)
+    x = _inputs(reach=50, size=5)
+    _, height, width, _ = x.shape
+    around = np.zeros((1, height, width, len(places), 4), np.int32)
+    for row, column in np.ndindex(height, width):
+      for place, (dy, dx) in enumerate(places):
+        if row + dy >= 0 and 0 <= column + dx < width:
+          around[0, row, column, place] = x[0, row + dy, column + dx]
+    converted = _converted_layer(layer, np.full(4 * len(places), 56), 3)
+    found = converted(around.reshape(1, height, width, -1))
+    np.testing.assert_array_equal(found, _rounded(layer(x.astype(np.float32))))
 
   @pytest.mark.parametrize("dtype,bits", [("float32", 9), ("float32", 10), ("float64", 13)])
   @pytest.mark.parametrize("slope", [0.0, 0.2])
-  def test_equals_int64_arithmetic_exactly(self, dtype, bits, slope):
-    converted = _converted(_float_network(slope), dtype, (bits, bits))
+  @pytest.mark.parametrize("kind", ["transposed", "subpixel"])
+  def test_equals_int64_arithmetic_exactly(self, kind, dtype, bits, slope):
+    converted = _converted(_float_network(kind, slope), dtype, (bits, bits))
     # Also far beyond what it was calibrated on, where all clips are at work.
     for reach in (300, 10_000):
       x = _inputs(seed=reach, size=3, reach=reach)
       np.testing.assert_array_equal(converted(x), _in_int64(converted, x))
+
+  @pytest.mark.parametrize("parts", [[1, 3], [2, 1, 1]])
+  def test_sums_of_parts_of_the_channels_add_up_to_the_whole(self, network, parts):
+    converted = _converted(network)
+    # Each channel is clipped at its own reach, also where it is the first of its part.
+    converted.amax = np.array([250, 20, 100, 3], np.int32)
+    x = _inputs(seed=5)
+    assert np.all(np.abs(x).max(axis=(0, 1, 2)) > 250)
+    whole = converted.begin(x, 0)
+    ends = np.cumsum(parts)
+    begun = [
+      converted.begin(x[..., end - count : end], int(end - count))
+      for count, end in zip(parts, ends)
+    ]
+    sums = [np.sum(phases, axis=0) for phases in zip(*begun)]
+    for found, expected in zip(sums, whole):
+      np.testing.assert_array_equal(found, expected)
+    found = converted.finish([tf.constant(each) for each in sums])
+    np.testing.assert_array_equal(found, _in_int64(converted, x))
 
   def test_is_equal_in_float32_and_float64(self):
     # Without a slope: what lies below zero is held within other limits before it is applied.
@@ -162,7 +248,7 @@ class TestIntegerNetwork:
       assert reach.max() < 2**24
       # Shifts are as large as the bound allows: one more would double the sums.
       assert reach.min() >= 2**22
-      limits = np.full(layer.bias.shape, float(layer.limit))
+      limits = np.full(layer.filters, float(layer.limit))
 
   @pytest.mark.parametrize("dtype,factor", [("float32", 4), ("float64", 2**31)])
   def test_refuses_weights_that_break_the_bound(self, network, dtype, factor):
@@ -203,27 +289,83 @@ class TestFloatLayers:
   def test_reads_slopes_in_4096ths_and_none_behind_the_last(self, network):
     found = integer_network.float_layers(network)
     assert [layer.slope for layer in found] == [819, 819, None]
-    assert [layer.up for layer in found] == [2, 2, 1]
+
+  def test_reads_how_each_layer_enlarges(self):
+    forms = {
+      kind: [
+        (layer.up, layer.shuffle) for layer in integer_network.float_layers(_float_network(kind))
+      ]
+      for kind in ("transposed", "subpixel")
+    }
+    assert forms == {
+      "transposed": [(2, 1), (2, 1), (1, 1)],
+      "subpixel": [(1, 2), (1, 2), (1, 1)],
+    }
+
+
+class TestPeaks:
+  def test_of_calibration_are_those_behind_each_rectifier_and_at_both_ends(self, network):
+    inputs = [_inputs(seed) / np.float32(64) for seed in range(3)]
+    first, *hidden, last = integer_coder.peaks(network, inputs)
+    np.testing.assert_array_equal(first, np.max(np.abs(inputs), axis=(0, 1, 2, 3)))
+    np.testing.assert_array_equal(
+      last, np.max([np.abs(network(x)) for x in inputs], axis=(0, 1, 2, 3))
+    )
+    of_each = [_peaks(network, x) for x in inputs]
+    assert len(hidden) == 2
+    for found, expected in zip(hidden, zip(*of_each)):
+      np.testing.assert_array_equal(found, np.max(expected, axis=0))
+
+
+def _named(bits, dtype):
+  return tuple(bits), dtype
 
 
 class TestNarrowest:
+  WIDTHS = ((9, 9), (9, 10), (10, 9), (10, 10))
+
   def test_takes_the_width_of_least_loss(self):
     losses = {(9, 9): 0.3, (9, 10): 0.1, (10, 9): 0.2, (10, 10): 0.4}
-    found = integer_network.narrowest(
-      lambda bits, dtype: (tuple(bits), dtype), lambda network: losses[network[0]], 2, 0.15
-    )
+    found = integer_network.narrowest(_named, lambda network: losses[network[0]], self.WIDTHS, 0.15)
+    assert found == (((9, 10), "float32"), 0.1)
+
+  def test_skips_a_width_without_room(self):
+    def build(bits, dtype):
+      if bits != (9, 10):
+        raise integer_network._OutOfRoom("too wide")
+      return bits, dtype
+
+    found = integer_network.narrowest(build, lambda _: 0.1, self.WIDTHS, 0.15)
     assert found == (((9, 10), "float32"), 0.1)
 
   def test_goes_to_float64_where_float32_loses_too_much(self):
     found = integer_network.narrowest(
-      lambda bits, dtype: (tuple(bits), dtype),
+      _named,
       lambda network: 0.3 if network[1] == "float32" else 0.01,
-      2,
+      self.WIDTHS,
       0.1,
     )
     assert found == (((13, 13), "float64"), 0.01)
 
+  def test_goes_to_float64_where_float32_has_no_room_at_all(self, network):
+    def build(bits, dtype):
+      return _converted(network, dtype, bits, unit=1e7)
+
+    with pytest.raises(ValueError, match="sums exceed the bound at any shift"):
+      build((9, 9), "float32")
+    found, lost = integer_network.narrowest(build, lambda _: 0.01, self.WIDTHS, 0.1)
+    assert lost == 0.01
+    assert {layer.kernel.dtype for layer in found.layers} == {np.dtype(np.float64)}
+    assert [layer.limit for layer in found.layers[:2]] == [2**13 - 1] * 2
+
+  def test_lets_other_errors_of_a_conversion_pass(self):
+    def build(bits, dtype):
+      raise ValueError("of another kind")
+
+    with pytest.raises(ValueError, match="of another kind"):
+      integer_network.narrowest(build, lambda _: 0.1, self.WIDTHS, 0.15)
+
   @pytest.mark.parametrize("loss", [0.0625, float("nan")])
   def test_raises_where_float64_loses_too_much_too(self, loss):
     with pytest.raises(ValueError, match=r"integers cost .* more bits .*, expected at most 5.00%"):
-      integer_network.narrowest(lambda *_: None, lambda _: loss, 1, 0.05)
+      integer_network.narrowest(_named, lambda _: loss, self.WIDTHS, 0.05)

@@ -17,7 +17,7 @@ _TABLES = tables.assemble(
 )
 _FIRST_SCALE = 3
 _ROWS = len(_TABLES.low)
-_CODER = range_coder.RangeCoder(_TABLES)
+_CODER = range_coder.TableCoder(_TABLES)
 
 
 @st.composite
@@ -40,13 +40,37 @@ def _values_and_rows(draw):
   return np.array(values, np.int32), np.array(rows, np.int32)
 
 
-def _decoded(data, rows_of_vectors):
-  handle = _CODER.decoder(tf.constant(data))
-  found = []
-  for rows in rows_of_vectors:
-    handle, values = _CODER.decode(handle, tf.constant(rows, tf.int32))
+def _passed(stream, vectors):
+  """Passes (values, rows) through a stream; returns what came back, and what it closes with."""
+  state, found = stream.open(), []
+  for values, rows in vectors:
+    state, values = _CODER.code(
+      stream, state, tf.constant(values, tf.int32), tf.constant(rows, tf.int32)
+    )
     found.append(values.numpy())
-  return found
+  return found, stream.close(state)
+
+
+def _encoded(*vectors):
+  found, data = _passed(_CODER.writer(), vectors)
+  for values, (expected, _) in zip(found, vectors):
+    np.testing.assert_array_equal(values, expected)
+  return data.numpy()
+
+
+def _bits(*vectors):
+  found, bits = _passed(_CODER.counter(), vectors)
+  for values, (expected, _) in zip(found, vectors):
+    np.testing.assert_array_equal(values, expected)
+  return float(bits)
+
+
+def _decoded(data, rows_of_vectors):
+  """Returns the values of all vectors, and whether the bytes are what these encode to."""
+  # A reader ignores the values that it is given.
+  vectors = [(np.full(len(rows), 77), rows) for rows in rows_of_vectors]
+  found, exact = _passed(_CODER.reader(tf.constant(data)), vectors)
+  return found, bool(exact)
 
 
 def _gaussian_values(count, seed=0):
@@ -60,50 +84,63 @@ class TestRoundTrip:
   @settings(max_examples=150, deadline=None)
   @given(st.lists(_values_and_rows(), min_size=1, max_size=3))
   def test_gives_back_any_values_that_escapes_reach_in_any_number_of_vectors(self, vectors):
-    data = _CODER.encode(vectors).numpy()
-    assert data == _CODER.encode(vectors).numpy()
-    for found, (values, _) in zip(_decoded(data, [rows for _, rows in vectors]), vectors):
-      np.testing.assert_array_equal(found, values)
+    data = _encoded(*vectors)
+    assert data == _encoded(*vectors)
+    found, exact = _decoded(data, [rows for _, rows in vectors])
+    assert exact
+    for values, (expected, _) in zip(found, vectors):
+      np.testing.assert_array_equal(values, expected)
 
   def test_of_empty_vectors_is_an_empty_stream(self):
     empty = np.zeros(0, np.int32), np.zeros(0, np.int32)
-    data = _CODER.encode([empty, empty]).numpy()
+    data = _encoded(empty, empty)
     assert data == b""
-    assert [list(found) for found in _decoded(data, [[], []])] == [[], []]
+    found, exact = _decoded(data, [[], []])
+    assert [list(values) for values in found] == [[], []]
+    assert exact
 
   def test_is_the_same_in_a_graph(self):
     values, rows = _gaussian_values(300)
-    in_graph = tf.function(lambda values, rows: _CODER.encode([(values, rows)]))
-    assert in_graph(values, rows) == _CODER.encode([(values, rows)])
+    data = _encoded((values, rows))
+
+    @tf.function(autograph=False)
+    def in_graph(values, rows):
+      writer, reader = _CODER.writer(), _CODER.reader(tf.constant(data))
+      state, _ = _CODER.code(writer, writer.open(), values, rows)
+      read, found = _CODER.code(reader, reader.open(), tf.zeros_like(values), rows)
+      return writer.close(state), found, reader.close(read)
+
+    encoded, found, exact = in_graph(values, rows)
+    assert encoded == data
+    assert exact
+    np.testing.assert_array_equal(found, values)
 
 
-class TestBits:
-  def test_of_a_long_stream_are_its_length_within_a_hundred_thousandth_and_8_bytes(self):
-    values, rows = _gaussian_values(100_000)
-    real = 8 * len(_CODER.encode([(values, rows)]).numpy())
-    estimate = float(tf.reduce_sum(_CODER.bits(values, rows)))
+class TestCounter:
+  def test_of_a_long_stream_is_its_length_within_a_hundred_thousandth_and_8_bytes(self):
+    vector = _gaussian_values(100_000)
+    real, estimate = 8 * len(_encoded(vector)), _bits(vector)
     # A coder of 32 bits loses little over 1e-5; ends are rounded to bytes.
     assert estimate - 32 <= real <= estimate * (1 + 1e-5) + 64
 
   @settings(max_examples=60, deadline=None)
   @given(_values_and_rows())
-  def test_are_16_less_the_logarithm_of_counts_and_16_more_for_each_escape(self, vector):
+  def test_sums_16_less_the_logarithm_of_counts_and_16_more_for_each_escape(self, vector):
     values, rows = vector
-    found = _CODER.bits(values, rows).numpy()
-    for value, row, bits in zip(values, rows, found):
+    expected = 0.0
+    for value, row in zip(values, rows):
       low, high, start = _TABLES.low[row], _TABLES.high[row], _TABLES.start[row]
       clipped = min(max(value, low), high)
       at = start + clipped - low
       count = _TABLES.lookup[at + 1] - _TABLES.lookup[at]
-      expected = 16 - np.log2(count) + (16 if clipped in (low, high) else 0)
-      assert bits == pytest.approx(expected, abs=1e-4)
+      expected += 16 - np.log2(count) + (16 if clipped in (low, high) else 0)
+    assert _bits(vector) == pytest.approx(expected, abs=1e-9)
 
   @settings(max_examples=60, deadline=None)
   @given(_values_and_rows())
-  def test_of_any_stream_are_those_that_it_takes(self, vector):
+  def test_of_any_stream_is_what_it_takes(self, vector):
     # The number that ends a stream is the shortest in its interval, which can save some bits.
-    real = 8 * len(_CODER.encode([vector]).numpy())
-    estimate = float(tf.reduce_sum(_CODER.bits(*vector)))
+    real, estimate = 8 * len(_encoded(vector)), _bits(vector)
     assert estimate - 32 <= real <= estimate * 1.001 + 17
 
 
@@ -114,18 +151,20 @@ class TestReach:
     edge = int(_TABLES.high[row] if side > 0 else _TABLES.low[row])
     rows = np.array([row], np.int32)
     last = np.array([edge + side * range_coder.MAX_EXCESS], np.int32)
-    (found,) = _decoded(_CODER.encode([(last, rows)]).numpy(), [rows])
+    (found,), exact = _decoded(_encoded((last, rows)), [rows])
+    assert exact
     assert found == last
-    with pytest.raises(
-      tf.errors.InvalidArgumentError,
-      match=r"(?s)a latent lies.*65536.*beyond its alphabet, at most.*65535.*can be coded",
-    ):
-      _CODER.encode([(last + side, rows)])
+    for code in (_encoded, _bits):
+      with pytest.raises(
+        tf.errors.InvalidArgumentError,
+        match=r"(?s)a latent lies.*65536.*beyond its alphabet, at most.*65535.*can be coded",
+      ):
+        code((last + side, rows))
 
   @pytest.mark.parametrize("value", [2**31 - 1, -(2**31)])
   def test_refuses_the_outermost_integers(self, value):
     with pytest.raises(tf.errors.InvalidArgumentError, match="a latent lies"):
-      _CODER.encode([(np.array([value], np.int32), np.array([_FIRST_SCALE], np.int32))])
+      _encoded((np.array([value], np.int32), np.array([_FIRST_SCALE], np.int32)))
 
 
 class TestForeignStreams:
@@ -133,13 +172,17 @@ class TestForeignStreams:
 
   def _check(self, data):
     _, rows = _gaussian_values(2000)
-    (found,) = _decoded(data, [rows])
+    (found,), exact = _decoded(data, [rows])
     assert found.shape == rows.shape
     excess = np.maximum(_TABLES.low[rows] - found, found - _TABLES.high[rows])
     assert excess.max() <= range_coder.MAX_EXCESS
-    # What was decoded can be encoded, so that a decoder can compare.
-    (again,) = _decoded(_CODER.encode([(found, rows)]).numpy(), [rows])
-    np.testing.assert_array_equal(again, found)
+    # What was decoded can be encoded: the reader has compared it with the bytes.
+    again = _encoded((found, rows))
+    assert exact == (again == data)
+    (found_again,), exact_again = _decoded(again, [rows])
+    assert exact_again
+    np.testing.assert_array_equal(found_again, found)
+    return exact
 
   @settings(max_examples=60, deadline=None)
   @given(st.binary(max_size=200))
@@ -151,10 +194,40 @@ class TestForeignStreams:
   def test_of_special_bytes(self, data):
     self._check(data)
 
-  def test_that_were_cut_or_lengthened(self):
+  def test_that_were_lengthened_are_not_exact(self):
     values, rows = _gaussian_values(2000)
-    data = _CODER.encode([(values, rows)]).numpy()
+    data = _encoded((values, rows))
+    assert self._check(data)
+    # A decoder takes zeros for what lies behind the end.
+    (found,), _ = _decoded(data + b"\x00", [rows])
+    np.testing.assert_array_equal(found, values)
+    for more in (b"\x00", b"\xff", b"more", data):
+      assert not self._check(data + more)
+
+  def test_that_were_cut_are_decoded_to_other_values(self):
+    values, rows = _gaussian_values(2000)
+    data = _encoded((values, rows))
     for length in (0, 1, 2, 3, 5, len(data) // 2, len(data) - 1):
       self._check(data[:length])
-    (found,) = _decoded(data + b"more", [rows])
-    np.testing.assert_array_equal(found, values)
+      (found,), _ = _decoded(data[:length], [rows])
+      assert np.any(found != values)
+
+
+class TestLoop:
+  def test_carries_the_state_of_a_stream(self):
+    """A vector in pieces of one value takes the very bytes of the whole where none is escaped."""
+    values, rows = _gaussian_values(40)
+    inside = (values > _TABLES.low[rows]) & (values < _TABLES.high[rows])
+    values, rows = values[inside], rows[inside]
+    writer = _CODER.writer()
+
+    @tf.function(autograph=False)
+    def in_pieces():
+      def one(i, state):
+        each = tf.constant(values)[i : i + 1], tf.constant(rows)[i : i + 1]
+        return i + 1, _CODER.code(writer, state, *each)[0]
+
+      _, state = range_coder.loop(lambda i, _: i < len(values), one, (0, writer.open()))
+      return writer.close(state)
+
+    assert in_pieces() == _encoded((values, rows))

@@ -144,4 +144,4 @@ class TestRectifier:
     # Powers of two: the product is exact.
     x = np.array([-4096.0, -1.0, -0.5, 0.0, 0.5, 4096.0], np.float32)
     np.testing.assert_array_equal(layer(x), np.where(x > 0, x, x * unit / 4096))
-    assert float(layer.alpha) * signal.SLOPE_UNIT == unit
+    assert layer.slope_units == unit

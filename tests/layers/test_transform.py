@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from khuvcm_tf import layers
+from khuvcm_tf import codecs, layers
+from khuvcm_tf.ops import banding
 
 
 class TestFourStages:
@@ -37,3 +38,80 @@ class TestFourStages:
       changed[:, 16 * row_of_latents - distance] = 1e3
       difference = np.abs(analysis(changed) - analysis(plain))[0, row_of_latents].max()
       assert (difference > 0) == tells
+
+
+@pytest.fixture(scope="module", params=["attention", "anchor"])
+def residual_pair(request):
+  """Transforms of residual blocks, in float64, with weights that leave no way without a share."""
+  tf.keras.utils.set_random_seed(4)
+  attention = request.param == "attention"
+  codec = codecs.create("cheng2020", "float64", num_filters=4, attention=attention)
+  rng = np.random.default_rng(5)
+  for transform in (codec.analysis, codec.synthesis):
+    for weight in transform.trainable_weights:
+      if "bias" in weight.name:
+        # Rectifiers stay open.
+        weight.assign(rng.uniform(1, 2, weight.shape))
+  return codec.analysis, codec.synthesis
+
+
+def _rows_seen(transform, shape, rows):
+  """Returns the first and last input row that tells on some rows of the output."""
+  x = tf.constant(np.random.default_rng(2).uniform(size=shape))
+  with tf.GradientTape() as tape:
+    tape.watch(x)
+    total = tf.reduce_sum(transform(x)[:, rows] ** 2)
+  seen = np.flatnonzero(np.abs(tape.gradient(total, x)[0]).sum(axis=(1, 2)))
+  return seen.min(), seen.max()
+
+
+def _count_calls(monkeypatch, transform):
+  """Returns a list that grows by one with each call of the transform."""
+  calls, plain = [], type(transform).call
+
+  def call(self, *arguments, **named):
+    calls.append(1)
+    return plain(self, *arguments, **named)
+
+  monkeypatch.setattr(type(transform), "call", call)
+  return calls
+
+
+class TestResidualTransforms:
+  def test_of_an_analysis_read_their_halo_and_no_more(self, residual_pair):
+    analysis, _ = residual_pair
+    row = 10
+    first, last = _rows_seen(analysis, (1, 16 * 21, 16, 3), slice(row, row + 1))
+    assert analysis.halo == 16 * row - first
+    assert last - (16 * row + 15) <= analysis.halo
+
+  def test_of_a_synthesis_read_their_halo_and_no_more(self, residual_pair):
+    _, synthesis = residual_pair
+    row = 14
+    first, last = _rows_seen(synthesis, (1, 2 * row + 1, 1, 4), slice(16 * row, 16 * row + 16))
+    assert synthesis.halo == max(row - first, last - row)
+
+  # Bands of 32 rows: less than one, one, more, and several.
+  @pytest.mark.parametrize("height", [16, 32, 48, 96])
+  def test_of_an_analysis_in_bands_equal_the_whole(self, residual_pair, monkeypatch, height):
+    analysis, _ = residual_pair
+    halo = -(-analysis.halo // 16) * 16
+    monkeypatch.setattr(banding, "BAND_BYTES", (32 + 2 * halo) * 16 * 5 * 4 * 2)
+    x = tf.constant(np.random.default_rng(height).uniform(size=(1, height, 16, 3)))
+    whole = analysis(x)
+    calls = _count_calls(monkeypatch, analysis)
+    joined = analysis.in_bands(x)
+    assert len(calls) == -(-height // 32)
+    np.testing.assert_allclose(joined, whole, rtol=1e-9, atol=1e-11)
+
+  @pytest.mark.parametrize("height", [1, 2, 3, 9])
+  def test_of_a_synthesis_in_bands_equal_the_whole(self, residual_pair, monkeypatch, height):
+    _, synthesis = residual_pair
+    halo = 16 * synthesis.halo
+    monkeypatch.setattr(banding, "BAND_BYTES", (32 + 2 * halo) * 16 * 12 * 4 * 2)
+    y = tf.constant(np.random.default_rng(height).normal(size=(1, height, 1, 4)) * 3)
+    whole = synthesis(y)
+    calls = _count_calls(monkeypatch, synthesis)
+    joined = synthesis.in_bands(y)
+    assert len(calls) == -(-height // 2)
+    np.testing.assert_allclose(joined, whole, rtol=1e-9, atol=1e-11)

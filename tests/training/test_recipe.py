@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import pathlib
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
+from khuvcm_tf import codecs, coding
 from khuvcm_tf.data import pipeline
 from khuvcm_tf.training import callbacks, losses, schedules
 from khuvcm_tf.training.validity import TrainingError
@@ -156,3 +158,83 @@ def test_a_lost_worker_is_told_in_one_line(toy, error):
 def test_other_internal_errors_are_not_taken_for_a_lost_worker(toy):
   with pytest.raises(tf.errors.InternalError), toy.recipe._lost_workers_named():
     raise tf.errors.InternalError(None, None, "out of luck")
+
+
+def _write_model(folder, weights: dict[str, np.ndarray]) -> str:
+  """Writes what `--init_from` reads of a model; returns its folder."""
+  folder.mkdir()
+  (folder / "model.json").write_text("{}")
+  np.savez(folder / "weights.npz", **weights)
+  return str(folder)
+
+
+def _random_weights(codec, dtype=np.float32) -> dict[str, np.ndarray]:
+  rng = np.random.default_rng(3)
+  return {
+    name: rng.normal(size=weight.shape).astype(dtype)
+    for name, weight in codec.named_weights().items()
+  }
+
+
+def _values(codec) -> dict[str, np.ndarray]:
+  return {name: weight.numpy() for name, weight in codec.named_weights().items()}
+
+
+def test_a_run_starts_with_weights_of_equal_name_and_shape_and_leaves_the_others(toy, tmp_path):
+  codec = toy.build()
+  stored, fresh = _random_weights(codec), _values(codec)
+  missing, of_other_shape = "synthesis/conv0/kernel", "analysis/conv0/kernel"
+  del stored[missing]
+  stored[of_other_shape] = stored[of_other_shape][..., :-1]
+  stored["context/conv0/kernel"] = np.ones((1, 1, 8, 8), np.float32)
+  toy.recipe._start_from(codec, _write_model(tmp_path / "m", stored))
+  found = _values(codec)
+  assert found.keys() == fresh.keys()
+  for name, value in found.items():
+    kept = name in (missing, of_other_shape)
+    np.testing.assert_array_equal(value, (fresh if kept else stored)[name])
+
+
+def test_a_run_starts_with_all_weights_of_a_model_of_the_same_codec(toy, tmp_path):
+  stored = _random_weights(toy.build(), np.float16)
+  folder = _write_model(tmp_path / "m", stored)
+  recipe = toy.make_recipe(workdir=str(tmp_path / "w"), init_from=folder)
+  found = _values(toy.recipe._trainer(recipe).codec)
+  assert found.keys() == stored.keys()
+  for name, value in found.items():
+    np.testing.assert_array_equal(value, stored[name])
+
+
+def test_a_context_model_starts_with_the_transforms_of_a_hyperprior(toy, tmp_path):
+  sizes = {"num_filters": 4, "latent_depth": 6}
+  stored = _random_weights(codecs.create("mbt2018_mean", **sizes))
+  codec = codecs.create("mbt2018", **sizes)
+  fresh = _values(codec)
+  toy.recipe._start_from(codec, _write_model(tmp_path / "m", stored))
+  taken = {name for name, value in _values(codec).items() if np.any(value != fresh[name])}
+  for part in ("analysis", "synthesis", "hyper_analysis", "prior"):
+    names = {name for name in fresh if name.startswith(part + "/")}
+    assert names and names <= taken
+  assert not any(name.startswith(("context/", "entropy_parameters/")) for name in taken)
+
+
+def test_a_model_with_none_of_the_weights_is_refused_as_a_start(toy, tmp_path):
+  codec = toy.build()
+  of_other_shapes = {
+    name: np.zeros((*value.shape, 2)) for name, value in _random_weights(codec).items()
+  }
+  folder = _write_model(tmp_path / "m", {"other/kernel": np.zeros(3), **of_other_shapes})
+  fresh = _values(codec)
+  with pytest.raises(
+    TrainingError,
+    match=r"^--init_from=\S+m has none of this codec's weights, expected a model of the same or a "
+    r"like codec with equal numbers of filters$",
+  ):
+    toy.recipe._start_from(codec, folder)
+  for name, value in _values(codec).items():
+    np.testing.assert_array_equal(value, fresh[name])
+
+
+def test_a_start_from_what_is_no_model_is_refused(toy, tmp_path):
+  with pytest.raises(coding.ModelError, match="no model at "):
+    toy.recipe._start_from(toy.build(), str(tmp_path / "none"))
