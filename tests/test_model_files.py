@@ -16,9 +16,10 @@ import tensorflow as tf
 
 import khuvcm_tf
 from khuvcm_tf import codecs, coding, model_files
-from khuvcm_tf.entropy import integer_hyperprior
+from khuvcm_tf.entropy import integer_coder
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "bmshj2018" / "model"
+MIXTURES = pathlib.Path(__file__).parent / "golden" / "cheng2020" / "model"
 FILES = ("fingerprint", "integer.npz", "model.json", "weights.npz")
 
 _ARGUMENTS = {"num_filters": 4, "latent_depth": 4}
@@ -29,6 +30,13 @@ def folder(tmp_path):
   """A copy of a whole model."""
   shutil.copytree(GOLDEN, tmp_path / "whole")
   return tmp_path / "whole"
+
+
+@pytest.fixture
+def mixtures(tmp_path):
+  """A copy of a whole context model."""
+  shutil.copytree(MIXTURES, tmp_path / "mixtures")
+  return tmp_path / "mixtures"
 
 
 @pytest.fixture(scope="module")
@@ -326,8 +334,35 @@ class TestDamage:
     """With a fingerprint that fits: a bad writer, or a bad intention."""
     integers = _arrays(folder / "integer.npz")
     _sealed(folder, {**integers, name: change(integers[name])})
-    with pytest.raises((coding.ModelError, integer_hyperprior.InexactArithmetic)) as caught:
+    with pytest.raises((coding.ModelError, integer_coder.InexactArithmetic)) as caught:
       model_files.load(str(folder))
+    assert "\n" not in str(caught.value)
+
+  @pytest.mark.parametrize(
+    "name, change",
+    [
+      ("num_mixtures", lambda array: array + 1),
+      ("num_mixtures", lambda array: array * 0),
+      ("hyper/amax", lambda array: array[:-1]),
+      ("context/amax", lambda array: array[:-1]),
+      ("context/0/kernel", lambda array: array[..., :-1]),
+      ("parameters/amax", lambda array: array[:-1]),
+      ("parameters/2/bias", lambda array: array + 2**24),
+      ("mixtures/mass", lambda array: array[:-1]),
+      ("mixtures/mass", lambda array: array[::-1]),
+      ("mixtures/reach", lambda array: array[:-1]),
+      ("mixtures/reach", lambda array: array.astype(np.float32)),
+      ("mixtures/factor", lambda array: array * 100),
+      ("mixtures/weight", lambda array: array[:0]),
+      ("mixtures/weight", lambda array: -array),
+      ("mixtures/weight", lambda array: array * 0),
+    ],
+  )
+  def test_of_integers_of_a_context_model_ends_in_one_line(self, mixtures, name, change):
+    integers = _arrays(mixtures / "integer.npz")
+    _sealed(mixtures, {**integers, name: change(integers[name])}, name="cheng2020")
+    with pytest.raises((coding.ModelError, integer_coder.InexactArithmetic)) as caught:
+      model_files.load(str(mixtures))
     assert "\n" not in str(caught.value)
 
   def test_of_a_missing_array_ends_in_one_line(self, folder):
@@ -349,7 +384,7 @@ class TestDamage:
     integers = _arrays(folder / "integer.npz")
     _sealed(folder, {**integers, "known_answer": integers["known_answer"] ^ 1})
     with pytest.raises(
-      integer_hyperprior.InexactArithmetic, match=r"this machine's matrix products are not exact"
+      integer_coder.InexactArithmetic, match=r"this machine's matrix products are not exact"
     ):
       model_files.load(str(folder))
 

@@ -35,6 +35,6 @@ class TestCreate:
 
   @pytest.mark.parametrize("name", codecs.names())
   def test_has_a_stride_of_64_and_two_substreams(self, name):
-    codec = codecs.create(name, num_filters=4, latent_depth=4)
+    codec = codecs.create(name, num_filters=4)
     assert codec.stride == 64
     assert codec.substreams == ("z", "y")

@@ -1,4 +1,4 @@
-"""What every codec has to pass. A new one needs a line in `_ARGUMENTS`."""
+"""What every codec has to pass. A new one needs a line in `_MODELS`."""
 
 from __future__ import annotations
 
@@ -13,32 +13,41 @@ import tensorflow as tf
 from khuvcm_tf import bitstream, codecs, model_files
 from khuvcm_tf.training import losses, trainer
 
-# Small enough for seconds.
-_ARGUMENTS = {
-  "bmshj2018": {"num_filters": 8, "latent_depth": 12},
-  "mbt2018_mean": {"num_filters": 8, "latent_depth": 12, "activation": "prelu"},
+# Title: codec and arguments, small enough for seconds.
+_MODELS = {
+  "bmshj2018": ("bmshj2018", {"num_filters": 8, "latent_depth": 12}),
+  "mbt2018_mean": (
+    "mbt2018_mean",
+    {"num_filters": 8, "latent_depth": 12, "activation": "prelu"},
+  ),
+  "mbt2018": ("mbt2018", {"num_filters": 8, "latent_depth": 12}),
+  "cheng2020": ("cheng2020", {"num_filters": 8}),
+  "cheng2020_anchor": (
+    "cheng2020",
+    {"num_filters": 8, "num_mixtures": 1, "attention": False, "activation": "prelu"},
+  ),
 }
 
 _SIZES = [(1, 1), (17, 33), (64, 64)]
 
 
 def test_every_codec_is_listed_here():
-  assert set(_ARGUMENTS) == set(codecs.names())
+  assert {name for name, _ in _MODELS.values()} == set(codecs.names())
 
 
 class _Saved:
   """A codec that was trained for a few steps on one batch, saved and loaded."""
 
-  def __init__(self, name, folder, photo):
+  def __init__(self, title, folder, photo):
     tf.keras.utils.set_random_seed(1)
-    self.name, self.folder, self.arguments = name, str(folder), _ARGUMENTS[name]
-    self.codec = codecs.create(name, **self.arguments)
+    self.folder, (self.name, self.arguments) = str(folder), _MODELS[title]
+    self.codec = codecs.create(self.name, **self.arguments)
     crops = [photo[y : y + 64, x : x + 64] for y, x in ((0, 0), (100, 200), (200, 100), (300, 450))]
     self.losses = _trained(self.codec, np.stack(crops), steps=12)
     self.saved = model_files.save(
       self.folder,
       self.codec,
-      {"codec": name, "arguments": self.arguments},
+      {"codec": self.name, "arguments": self.arguments},
       [photo[:128, :192], photo[200:, 300:]],
     )
     self.model = model_files.load(self.folder)
@@ -57,7 +66,7 @@ def _trained(codec, batch, steps):
   return found
 
 
-@pytest.fixture(scope="module", params=sorted(_ARGUMENTS))
+@pytest.fixture(scope="module", params=_MODELS)
 def made(request, tmp_path_factory, coffee):
   return _Saved(request.param, tmp_path_factory.mktemp("models") / request.param, coffee)
 
@@ -104,18 +113,49 @@ class TestWeights:
       made.codec.assign_weights({**values, name: np.zeros((1, *value.shape))})
 
 
+def _round_trip(coder):
+  """Returns a graph from latents to what the encoder rounds them to, and to what comes back."""
+
+  def go(y, z):
+    z_symbols, stream = coder.symbols_of_z(z), coder.y_coder.counter()
+    _, y_hat = coder.code_y(stream, stream.open(), y, z_symbols)
+    found = coder.decode(coder.encode(y, z), tf.shape(y)[1], tf.shape(y)[2])
+    return z_symbols, y_hat, found
+
+  depths = coder.depth, len(coder.medians)
+  signature = [tf.TensorSpec((1, None, None, depth)) for depth in depths]
+  return tf.function(go, signature, autograph=False)
+
+
 class TestRoundTrip:
-  def test_gives_back_the_symbols(self, made, coffee):
-    coder = made.model.coder
+  @pytest.fixture(scope="class")
+  def round_trip(self, made):
+    return _round_trip(made.model.coder)
+
+  def _goes_round(self, round_trip, medians, y, z):
+    z_symbols, y_hat, found = round_trip(y, z)
+    assert found.exact
+    np.testing.assert_array_equal(found.z, z_symbols)
+    np.testing.assert_array_equal(found.y_hat, y_hat)
+    # Rounded to integers, or to whole distances from a mean.
+    assert np.abs(found.y_hat - y).max() <= 0.5 + 1e-6 * np.abs(y).max()
+    np.testing.assert_array_equal(z_symbols, np.rint(z - medians / np.float32(64)))
+
+  def test_gives_back_latents_rounded(self, made, round_trip, coffee):
     for picture in _pictures(coffee):
       y, z = _latents_of(made.model, picture)
-      z_symbols = coder.symbols_of_z(z)
-      mean, rows = coder.parameters(z_symbols)
-      substreams = coder.encode(y, z)
-      found = coder.decode(substreams, y.shape[1], y.shape[2])
-      expected = z_symbols, coder.symbols_of_y(y, mean), mean, rows
-      for values, each in zip(found, expected):
-        np.testing.assert_array_equal(values, each)
+      self._goes_round(round_trip, made.model.coder.medians, y, z)
+
+  @pytest.mark.parametrize("size", _SIZES)
+  def test_gives_back_latents_far_outside_all_alphabets(self, made, round_trip, coffee, size):
+    y, z = _latents_of(made.model, coffee[100 : 100 + size[0], 200 : 200 + size[1]])
+    medians, far = made.model.coder.medians, 60_000 / np.abs(y).max()
+    assert far > 1000
+    self._goes_round(round_trip, medians, y * far, z * 1000)
+    # One such latent among common ones.
+    one = np.zeros(y.shape, np.float32)
+    one[0, 1, 2, 3] = -65_000
+    self._goes_round(round_trip, medians, y + one, z)
 
   def test_gives_back_pictures_of_every_size_as_the_codec_decodes_them(self, made, coffee):
     for picture in _pictures(coffee):
@@ -205,20 +245,22 @@ class TestDamage:
   def test_behind_a_good_checksum_is_refused_or_decoded_to_a_picture_of_that_size(
     self, made, coffee
   ):
-    data = made.model.compress(coffee[:64, :128])
+    body = made.model.compress(coffee[:64, :128])[:-4]
     rng = np.random.default_rng(0)
-    refused = 0
+    # Of the substreams alone: the header has tests of its own.
+    damaged = [body[:-i] for i in range(1, 20)]
     for _ in range(20):
-      damaged = bytearray(data[:-4])
-      # Of the substreams alone: the header has tests of its own.
-      place = rng.integers(len(damaged) - 40, len(damaged))
-      damaged[place] ^= rng.integers(1, 256)
-      damaged += zlib.crc32(damaged).to_bytes(4, "little")
+      changed = bytearray(body)
+      changed[rng.integers(len(body) - 40, len(body))] ^= rng.integers(1, 256)
+      damaged.append(bytes(changed))
+    refused = 0
+    for each in damaged:
       try:
-        assert made.model.decompress(bytes(damaged)).shape == (64, 128, 3)
+        data = each + zlib.crc32(each).to_bytes(4, "little")
+        assert made.model.decompress(data).shape == (64, 128, 3)
       except bitstream.BitstreamError:
         refused += 1
-    assert refused < 20
+    assert 0 < refused < len(damaged)
 
   def test_of_bytes_left_over_is_found_behind_a_good_checksum(self, made, coffee):
     data = made.model.compress(coffee[:64, :64])[:-4] + bytes(8) + b"\x01"

@@ -1,0 +1,225 @@
+"""The benchmark: two orders that must agree, latents of known spread, and what is shown."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from khuvcm_tf import errors
+from khuvcm_tf.entropy import exact, gaussian, integer_coder
+from khuvcm_tf.evaluation import benchmark, demo
+
+NAMES = ("mbt2018", "cheng2020")
+PICTURE = benchmark.at_size(demo.load_photos()["coffee"], benchmark.Size(60, 50))
+
+
+@pytest.fixture(scope="module")
+def eagerly():
+  """Graphs of models this small take longer to build than to do without."""
+  tf.config.run_functions_eagerly(True)
+  yield
+  tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def model(request, eagerly):
+  """Returns a codec's name, the tiny codec, and its coder in integers."""
+  codec = benchmark.random_codec(request.param, 8, PICTURE)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(integer_coder, "loss_of", lambda *_: 0.0)
+    y = codec.latents(PICTURE[np.newaxis])
+    return request.param, codec, exact.convert(codec.latent_coder, [y], 1.0).coder
+
+
+def _made_up(coder, height, width):
+  """Returns symbols [height, width, M] and psi that excite all of the networks."""
+  rng = np.random.default_rng(0)
+  largest = coder.parameters.amax[coder.context.filters :]
+  psi = rng.uniform(-0.5, 0.5, (1, height, width, largest.size)) * largest
+  symbols = rng.integers(-2, 3, (height, width, coder.depth))
+  return tf.constant(symbols, tf.int32), tf.constant(psi.astype(np.int32))
+
+
+def test_both_orders_give_the_same_where_each_value_hangs_on_what_is_told_of_it(model):
+  _, _, coder = model
+  symbols, psi = _made_up(coder, 5, 9)
+
+  def code(total, values, told):
+    parts = tf.reduce_sum(tf.reshape(told, (tf.shape(told)[0], -1, coder.depth)), axis=1)
+    return total + tf.reduce_sum(told), (values + parts) % 5 - 2
+
+  start = tf.constant(0)
+  total, found = benchmark.raster_order(coder, code, start, symbols, psi)
+  expected_total, expected = coder.in_order(code, start, symbols, psi, skew=3)
+  np.testing.assert_array_equal(found, expected)
+  assert int(total) == int(expected_total)
+  # Other neighbours are other values: what is told hangs on them.
+  _, alone = benchmark.raster_order(coder, code, start, symbols[2:3, 4:5], psi[:, 2:3, 4:5])
+  assert not np.array_equal(alone[0, 0], found[2, 4])
+
+
+def test_raster_order_goes_through_rows_from_left_to_right(model):
+  _, _, coder = model
+  symbols, psi = _made_up(coder, 3, 4)
+  _, found = benchmark.raster_order(
+    coder, lambda step, values, told: (step + 1, 0 * values + step), tf.constant(0), symbols, psi
+  )
+  np.testing.assert_array_equal(found[..., 0], np.arange(12).reshape(3, 4))
+
+
+def test_latents_have_evenly_spaced_logarithms_of_deviations_and_no_mean(model):
+  _, codec, _ = model
+  y = codec.latents(PICTURE[np.newaxis]).numpy()
+  np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=1e-5)
+  np.testing.assert_allclose(np.sort(y.std((0, 1, 2))), np.geomspace(0.03, 2.5, 8), rtol=1e-4)
+
+
+def test_the_model_tells_scales_near_the_latents_own_deviations(model):
+  _, codec, _ = model
+  y = codec.latents(PICTURE[np.newaxis])
+  z_hat = tf.round(codec.latent_coder.side_information(y))
+  _, _, indices = codec.latent_coder.parameters(tf.round(y), z_hat)
+  told = gaussian.MIN_SCALE * np.exp(gaussian.LOG_STEP * np.median(indices, axis=(0, 1, 2)))
+  expected = np.broadcast_to(np.maximum(y.numpy().std((0, 1, 2)), gaussian.MIN_SCALE), told.shape)
+  np.testing.assert_allclose(told, expected, rtol=0.3)
+
+
+def test_the_bits_are_those_of_the_files_that_the_coder_writes(model):
+  name, codec, coder = model
+  measured = benchmark.measure(name, PICTURE, coder.state(), 8, repeats=1)
+  y = codec.latents(PICTURE[np.newaxis])
+  substreams = coder.encode(y, codec.latent_coder.side_information(y)).numpy()
+  assert measured.bits_per_pixel == 8 * sum(map(len, substreams)) / (60 * 50)
+  assert measured.size == (60, 50)
+  assert tuple(measured.encode) == tuple(measured.decode) == benchmark.STAGES
+  assert measured.raster > 0 < measured.wavefront
+
+
+@pytest.mark.parametrize("model", ["mbt2018"], indirect=True)
+@pytest.mark.parametrize("wrong", ["symbols in raster order", "symbols in wavefronts"])
+def test_an_order_that_decodes_other_symbols_is_an_error(model, monkeypatch, wrong):
+  name, codec, coder = model
+  right = benchmark._loop
+
+  def loop(coder, order):
+    loop = right(coder, order)
+    if ("raster" in wrong) != (order.func is benchmark.raster_order):
+      return loop
+
+    def read(data, psi):
+      y_exact, symbols = loop.read(data, psi)
+      return y_exact, symbols + tf.one_hot(0, coder.depth, dtype=tf.int32)
+
+    return loop._replace(read=read)
+
+  monkeypatch.setattr(benchmark, "_loop", loop)
+  monkeypatch.setattr(benchmark, "random_codec", lambda *_: codec)
+  with pytest.raises(benchmark.BenchmarkError, match=f"{name} decoded other {wrong}"):
+    benchmark.measure(name, PICTURE, coder.state(), 8, repeats=1)
+
+
+@pytest.mark.parametrize(
+  "seconds, times, expected_calls, fastest",
+  [([3, 1, 2], 3, 3, 1), ([2, 1, 3], 2, 2, 1), ([8, 4, 1], 3, 2, 4), ([30, 1], 2, 1, 30)],
+)
+def test_the_fastest_call_counts_and_none_follows_after_10_seconds(
+  monkeypatch, seconds, times, expected_calls, fastest
+):
+  clock, calls = [0.0], []
+
+  def graph(argument):
+    clock[0] += seconds[len(calls)]
+    calls.append(argument)
+    return tf.constant(argument)
+
+  monkeypatch.setattr(benchmark.time, "perf_counter", lambda: clock[0])
+  least, result = benchmark._fastest(times, graph, 7)
+  assert (least, int(result), calls) == (fastest, 7, [7] * expected_calls)
+
+
+def test_a_large_photo_is_cropped_and_a_small_one_mirrored():
+  photo = np.arange(6, dtype=np.uint8).reshape(2, 3, 1)
+  cropped = benchmark.at_size(photo, benchmark.Size(2, 1))
+  np.testing.assert_array_equal(cropped, np.array([[[0] * 3, [1] * 3]]))
+  mirrored = benchmark.at_size(photo, benchmark.Size(7, 3))[..., 1]
+  expected = [[0, 1, 2, 2, 1, 0, 0], [3, 4, 5, 5, 4, 3, 3], [3, 4, 5, 5, 4, 3, 3]]
+  np.testing.assert_array_equal(mirrored, expected)
+
+
+def test_colours_stay_where_a_photo_is_mirrored():
+  photo = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
+  mirrored = benchmark.at_size(photo, benchmark.Size(10, 4))
+  np.testing.assert_array_equal(mirrored, np.concatenate([photo, photo[:, ::-1]], axis=1))
+
+
+@pytest.mark.parametrize("text", ["64", "0x48", "64x", "-1x4", "64x48x3", "65536x1", "a x b", ""])
+def test_what_is_no_size_is_an_error(text):
+  with pytest.raises(benchmark.BenchmarkError, match=f"found size '{text}', expected WIDTHxHEIGHT"):
+    benchmark.parse_size(text)
+
+
+def test_codecs_without_a_context_model_are_an_error_before_anything_starts(monkeypatch):
+  monkeypatch.setattr(benchmark, "_elsewhere", None)
+  size = benchmark.Size(64, 48)
+  for name in ("mbt2018_mean", "jpeg"):
+    with pytest.raises(benchmark.BenchmarkError, match=f"'{name}', .*: mbt2018, cheng2020$"):
+      benchmark.run(["mbt2018", name], [size])
+  for names, sizes in (([], [size]), (["mbt2018"], [])):
+    with pytest.raises(benchmark.BenchmarkError, match="^found no codec or no size"):
+      benchmark.run(names, sizes)
+
+
+def _measured(codec, size, raster):
+  encode = dict(zip(benchmark.STAGES, (1.0, 0.25, 0.5, 2.0)))
+  decode = dict(zip(benchmark.STAGES, (111.5, 0.125, 0.5, 3.0)))
+  return benchmark.Measured(codec, size, encode, decode, 3.5, raster, 0.75, 1234.5)
+
+
+MEASURED = [
+  _measured(codec, benchmark.Size(*size), raster)
+  for codec in NAMES
+  for size, raster in (((768, 512), 7.0), ((19200, 10800), 14.0))
+]
+
+
+def test_the_table_shows_totals_and_ratios_within_100_columns():
+  lines = benchmark.table(MEASURED).splitlines()
+  assert max(map(len, lines)) <= 100
+  rows = [line.split() for line in lines]
+  assert ["cheng2020", "768x512", "encode", "1.000", "0.250", "0.500", "2.000", "3.750"] in rows
+  assert ["decode", "111.500", "0.125", "0.500", "3.000", "115.125"] in rows
+  assert "cheng2020 19200x10800 14.000 s 3.500 s 4.00 0.750 1234".split() in rows
+
+
+def test_json_holds_stages_ratios_and_peaks_by_codec_and_size(tmp_path):
+  benchmark.write_json(str(tmp_path / "b.json"), MEASURED)
+  content = json.loads((tmp_path / "b.json").read_text())
+  assert {codec: list(sizes) for codec, sizes in content.items()} == dict.fromkeys(
+    NAMES, ["768x512", "19200x10800"]
+  )
+  assert content["mbt2018"]["768x512"] == {
+    "encode": {"transforms": 1.0, "hyperprior": 0.25, "context_loop": 0.5, "range_coder": 2.0},
+    "decode": {"transforms": 111.5, "hyperprior": 0.125, "context_loop": 0.5, "range_coder": 3.0},
+    "raster_over_wavefront": 2.0,
+    "peak_mib": 1234.5,
+  }
+
+
+@pytest.mark.parametrize("path", ["", "absent/b.json"])
+def test_a_file_that_cannot_be_written_is_told_early(tmp_path, path):
+  path = str(tmp_path / path)
+  with pytest.raises(errors.Error, match=f"^{re.escape(path)}: cannot be written; expected"):
+    benchmark.check_writable(path)
+  benchmark.check_writable(str(tmp_path / "b.json"))
+  assert not list(tmp_path.iterdir())
+
+
+def test_the_machine_is_told_with_its_cores_and_versions():
+  assert re.fullmatch(
+    r".+, \d+ cores; Python 3\.\d+\.\d+, tensorflow 2\.14\.\d, tensorflow-compression 2\.14\.\d",
+    benchmark.machine(),
+  )
