@@ -49,13 +49,19 @@ def save(
     The model, as `load` would give it.
 
   Raises:
-    coding.ModelError: integers would cost more than LOSS_LIMIT, `folder` holds something else than
-      a model, or it cannot be written.
+    coding.ModelError: a weight is not finite, integers would cost more than LOSS_LIMIT, `folder`
+      holds something else than a model, or it cannot be written.
   """
   _check_replaceable(folder)
   weights = {
     name: value.numpy().astype(weights_dtype) for name, value in codec.named_weights().items()
   }
+  odd = [name for name, value in weights.items() if not np.isfinite(value).all()]
+  if odd:
+    raise coding.ModelError(
+      f"weights {', '.join(odd[:3])} hold values that are not finite, expected a trained codec whose "
+      f"weights fit {weights_dtype}; train it again at a lower learning rate"
+    )
   codec.assign_weights(weights)
   latents = [codec.latents(picture[np.newaxis]) for picture in pictures]
   try:

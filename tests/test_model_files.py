@@ -153,6 +153,14 @@ class TestSave:
         _save(path, codec, noise)
     assert (tmp_path / "photos" / "cat.png").read_bytes() == b"cat"
 
+  def test_refuses_weights_that_are_not_finite(self, noise, tmp_path):
+    exploded = codecs.create("bmshj2018", **_ARGUMENTS)
+    weight = exploded.named_weights()["synthesis/conv0/kernel"]
+    weight.assign(tf.fill(weight.shape, 1e9))
+    with pytest.raises(coding.ModelError, match=r"weights synthesis/conv0/kernel hold .* float16"):
+      _save(tmp_path / "model", exploded, noise, weights_dtype="float16")
+    assert not (tmp_path / "model").exists()
+
   def test_tells_a_loss_above_the_limit_in_one_line(self, codec, noise, tmp_path, monkeypatch):
     monkeypatch.setattr(model_files, "LOSS_LIMIT", -1.0)
     with pytest.raises(

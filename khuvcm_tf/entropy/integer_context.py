@@ -71,6 +71,12 @@ class IntegerContext(integer_coder.IntegerCoder):
     self.y_coder = mixtures
     self.places = masked.causal_places(_KERNEL)
     self.depth = len(context.amax) // len(self.places)
+    parts = 2 if mixtures.num_mixtures == 1 else 3
+    if parameters.filters != parts * mixtures.num_mixtures * self.depth:
+      raise ValueError(
+        f"the parameters have {parameters.filters} channels, expected {parts} for each of "
+        f"{mixtures.num_mixtures} mixtures of {self.depth} latents"
+      )
 
   def sample_parameters(self):
     psi = self.hyper(self.sample_z(1, 1, self.hyper.amax.max() // UNITS + 1))

@@ -77,6 +77,23 @@ def make_tables() -> MixtureTables:
   )
 
 
+def _check(tables: MixtureTables):
+  """Raises ValueError unless the tables are such that all chances lie between 0 and 1."""
+  grid = 2 * (_REACH << _GRID_BITS) + 1
+  lengths = grid, NUM_SCALES, NUM_SCALES, 10 * UNITS
+  shapes = [(each.dtype, each.shape) for each in tables]
+  good = shapes == [(np.int32, (length,)) for length in lengths]
+  if good:
+    mass, reach, factor, weight = (each.astype(np.int64) for each in tables)
+    steps = reach * factor + (1 << _FACTOR_BITS - 1)
+    good = mass[0] >= 0 and mass[-1] <= 2**_MASS_BITS and (np.diff(mass) >= 0).all()
+    good = good and min(reach.min(), factor.min()) > 0
+    good = good and steps.max() >> _FACTOR_BITS <= _REACH << _GRID_BITS
+    good = good and weight.min() >= 0 and weight[0] == weight.max() == 2**_WEIGHT_BITS
+  if not good:
+    raise ValueError("tables of mixtures are not those of a mixture coder")
+
+
 class _Mixtures(NamedTuple):
   """K components of n latents."""
 
@@ -109,7 +126,12 @@ class MixtureCoder:
   """
 
   def __init__(self, tables: MixtureTables, num_mixtures: int):
+    _check(tables)
     self.tables, self.num_mixtures = tables, num_mixtures
+    # Made here, not in graphs: these capture them, and hold them once however often they are used.
+    self._tables = MixtureTables(*(tf.constant(each) for each in tables))
+    self._lookup, self._start = tf.constant(_LOOKUP), tf.constant(_START)
+    self._row_of_chance = tf.constant(_ROW_OF_CHANCE)
 
   def code(self, stream, state, values: tf.Tensor, told: tf.Tensor):
     """Codes values.
@@ -128,7 +150,7 @@ class MixtureCoder:
     mode = mixtures.mode
     edges = self._mass_below(mixtures, tf.stack([mode, mode + 1]))
     at_mode = edges[1] - edges[0]
-    state, other = _decide(stream, state, at_mode, mixtures.mass, tf.not_equal(values, mode))
+    state, other = self._decide(stream, state, at_mode, mixtures.mass, tf.not_equal(values, mode))
     places = tf.where(other)[:, 0]
     edges, values = tf.gather(edges, places, axis=1), tf.gather(values, places)
     state, found = self._code_others(stream, state, mixtures.at(places), edges, values)
@@ -148,14 +170,14 @@ class MixtureCoder:
       logits = told[0]
       greatest = tf.reduce_max(logits, axis=0)
       behind = tf.minimum(greatest - logits, len(self.tables.weight) - 1)
-      weight = tf.cast(tf.gather(tf.constant(self.tables.weight), behind), tf.int64)
+      weight = tf.cast(tf.gather(self._tables.weight, behind), tf.int64)
       mass = tf.reduce_sum(weight, axis=(0, 1)) * 2**_MASS_BITS + 2 * _OFFSET
       for k in range(1, self.num_mixtures):
         heaviest = tf.where(tf.equal(logits[k, 0], greatest[0]), mean[k, 0], heaviest)
     return _Mixtures(
       mean,
-      tf.gather(tf.constant(self.tables.reach), scale),
-      tf.gather(tf.constant(self.tables.factor), scale),
+      tf.gather(self._tables.reach, scale),
+      tf.gather(self._tables.factor, scale),
       weight,
       (heaviest + UNITS // 2) // UNITS,
       mass,
@@ -167,7 +189,7 @@ class MixtureCoder:
     distance = tf.clip_by_value(distance, -mixtures.reach, mixtures.reach)
     middle = (_REACH << _GRID_BITS + _FACTOR_BITS) + (1 << _FACTOR_BITS - 1)
     step = tf.bitwise.right_shift(distance * mixtures.factor + middle, _FACTOR_BITS)
-    mass = tf.cast(tf.gather(tf.constant(self.tables.mass), step), tf.int64)
+    mass = tf.cast(tf.gather(self._tables.mass, step), tf.int64)
     if mixtures.weight is None:
       mass = mass[0] * 2**_WEIGHT_BITS
     else:
@@ -181,7 +203,9 @@ class MixtureCoder:
     half = tf.bitwise.left_shift(1, levels)
     inside = tf.clip_by_value(values, mode - half, mode + half)
     below, above = edges[0], edges[1]
-    state, is_above = _decide(stream, state, below, below + mixtures.mass - above, inside > mode)
+    state, is_above = self._decide(
+      stream, state, below, below + mixtures.mass - above, inside > mode
+    )
     interval = _Interval(
       tf.where(is_above, mode + 1, mode - half),
       tf.where(is_above, above, 0),
@@ -214,7 +238,7 @@ class MixtureCoder:
       active = levels > level
       middle = wide.low + tf.bitwise.left_shift(1, level)
       mass = tf.where(active, self._mass_below(mixtures, middle[tf.newaxis])[0], wide.above)
-      state, upper = _decide(
+      state, upper = self._decide(
         stream,
         state,
         mass - wide.below,
@@ -249,29 +273,28 @@ class MixtureCoder:
     for level in reversed(range(_LEAST_LEVELS)):
       middle = low + 2**level
       mass = self._mass_below(mixtures, middle[tf.newaxis])[0]
-      state, upper = _decide(stream, state, mass - below, above - below, inside >= middle)
+      state, upper = self._decide(stream, state, mass - below, above - below, inside >= middle)
       low = tf.where(upper, middle, low)
       below, above = tf.where(upper, mass, below), tf.where(upper, above, mass)
     return state, low
 
+  def _decide(self, stream, state, share, whole, symbols, active=None):
+    """Codes binary decisions: bool [n], whose chance to be False is share / whole, int64 [n]."""
+    chance = tf.cast(tf.truncatediv(share * _WHOLE, whole), tf.int32)
+    rows = tf.gather(self._row_of_chance, chance)
+    if active is not None:
+      rows = tf.where(active, rows, _SURE)
+    state, symbols = stream.code(state, rows, tf.cast(symbols, tf.int32))
+    return state, symbols > 0
+
   def writer(self) -> range_coder.Writer:
-    return range_coder.Writer(_LOOKUP)
+    return range_coder.Writer(self._lookup)
 
   def reader(self, data: tf.Tensor) -> range_coder.Reader:
-    return range_coder.Reader(_LOOKUP, data)
+    return range_coder.Reader(self._lookup, data)
 
   def counter(self) -> range_coder.Counter:
-    return range_coder.Counter(_LOOKUP, _START)
-
-
-def _decide(stream, state, share, whole, symbols, active=None):
-  """Codes binary decisions: bool [n], whose chance to be False is share / whole, int64 [n]."""
-  chance = tf.cast(tf.truncatediv(share * _WHOLE, whole), tf.int32)
-  rows = tf.gather(tf.constant(_ROW_OF_CHANCE), chance)
-  if active is not None:
-    rows = tf.where(active, rows, _SURE)
-  state, symbols = stream.code(state, rows, tf.cast(symbols, tf.int32))
-  return state, symbols > 0
+    return range_coder.Counter(self._lookup, self._start)
 
 
 def _make_lookup() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

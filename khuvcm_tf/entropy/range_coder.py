@@ -31,11 +31,11 @@ MAX_EXCESS = 2**16 - 1
 class Writer:
   """Encodes symbols with the rows of a lookup."""
 
-  def __init__(self, lookup: np.ndarray):
+  def __init__(self, lookup: tf.Tensor):
     self._lookup = lookup
 
   def open(self):
-    return gen_ops.create_range_encoder([], tf.constant(self._lookup))
+    return gen_ops.create_range_encoder([], self._lookup)
 
   def code(self, handle, rows: tf.Tensor, symbols: tf.Tensor):
     return gen_ops.entropy_encode_index(handle, rows, symbols), symbols
@@ -52,14 +52,13 @@ class Writer:
 class Reader:
   """Decodes symbols, and encodes them again: only so are bytes left over found."""
 
-  def __init__(self, lookup: np.ndarray, data: tf.Tensor):
+  def __init__(self, lookup: tf.Tensor, data: tf.Tensor):
     self._lookup, self._data = lookup, data
 
   def open(self):
-    lookup = tf.constant(self._lookup)
     return (
-      gen_ops.create_range_decoder(self._data, lookup),
-      gen_ops.create_range_encoder([], lookup),
+      gen_ops.create_range_decoder(self._data, self._lookup),
+      gen_ops.create_range_encoder([], self._lookup),
     )
 
   def code(self, handles, rows: tf.Tensor, symbols: tf.Tensor):
@@ -78,16 +77,16 @@ class Reader:
 class Counter:
   """Sums up the bits that the lookup gives to symbols, float64."""
 
-  def __init__(self, lookup: np.ndarray, start: np.ndarray):
+  def __init__(self, lookup: tf.Tensor, start: tf.Tensor):
     self._lookup, self._start = lookup, start
 
   def open(self):
     return tf.constant(0.0, tf.float64)
 
   def code(self, bits: tf.Tensor, rows: tf.Tensor, symbols: tf.Tensor):
-    lookup = tf.constant(self._lookup)
-    place = tf.gather(tf.constant(self._start), rows) + symbols
-    share = tf.cast(tf.gather(lookup, place + 1) - tf.gather(lookup, place), tf.float64)
+    place = tf.gather(self._start, rows) + symbols
+    share = tf.gather(self._lookup, place + 1) - tf.gather(self._lookup, place)
+    share = tf.cast(share, tf.float64)
     return bits + tf.reduce_sum(tables_lib.PRECISION - tf.math.log(share) / np.log(2.0)), symbols
 
   def within_limits(self, excess: tf.Tensor) -> tf.Tensor:
@@ -147,12 +146,14 @@ class TableCoder:
   """Codes values with rows of `tables`, of which the first is that of bytes."""
 
   def __init__(self, tables: tables_lib.Tables):
-    self.tables = tables
+    # Made here, not in graphs: these capture them, and hold them once however often they are used.
+    self._lookup, self._start = tf.constant(tables.lookup), tf.constant(tables.start)
+    self._low, self._high = tf.constant(tables.low), tf.constant(tables.high)
 
   def code(self, stream, state, values: tf.Tensor, rows: tf.Tensor):
     """Codes values int32 [n], each by its row int32 [n]; returns (state, values)."""
-    low = tf.gather(tf.constant(self.tables.low), rows)
-    high = tf.gather(tf.constant(self.tables.high), rows)
+    low = tf.gather(self._low, rows)
+    high = tf.gather(self._high, rows)
     inside = tf.clip_by_value(values, low, high)
     state, symbols = stream.code(state, rows, inside - low)
     found = symbols + low
@@ -161,10 +162,10 @@ class TableCoder:
     return state, found + tf.where(tf.equal(found, low), -excess, excess)
 
   def writer(self) -> Writer:
-    return Writer(self.tables.lookup)
+    return Writer(self._lookup)
 
   def reader(self, data: tf.Tensor) -> Reader:
-    return Reader(self.tables.lookup, data)
+    return Reader(self._lookup, data)
 
   def counter(self) -> Counter:
-    return Counter(self.tables.lookup, self.tables.start)
+    return Counter(self._lookup, self._start)
