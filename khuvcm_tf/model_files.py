@@ -53,14 +53,15 @@ def save(
       holds something else than a model, or it cannot be written.
   """
   _check_replaceable(folder)
-  weights = {
-    name: value.numpy().astype(weights_dtype) for name, value in codec.named_weights().items()
-  }
+  with np.errstate(over="ignore"):  # What overflows is found below.
+    weights = {
+      name: value.numpy().astype(weights_dtype) for name, value in codec.named_weights().items()
+    }
   odd = [name for name, value in weights.items() if not np.isfinite(value).all()]
   if odd:
     raise coding.ModelError(
-      f"weights {', '.join(odd[:3])} hold values that are not finite, expected a trained codec whose "
-      f"weights fit {weights_dtype}; train it again at a lower learning rate"
+      f"weights {', '.join(odd[:3])} hold values that are not finite, expected a trained codec "
+      f"whose weights fit {weights_dtype}; train it again at a lower learning rate"
     )
   codec.assign_weights(weights)
   latents = [codec.latents(picture[np.newaxis]) for picture in pictures]
