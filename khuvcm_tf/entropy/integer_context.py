@@ -38,7 +38,7 @@ from khuvcm_tf.layers import masked
 _KERNEL = 5
 _REACH = _KERNEL // 2
 # A row is that many steps behind the row above it.
-_SKEW = _REACH + 1
+SKEW = _REACH + 1
 
 _LARGEST_OUTPUT = 2**15
 
@@ -71,10 +71,9 @@ class IntegerContext(integer_coder.IntegerCoder):
     self.y_coder = mixtures
     self.places = masked.causal_places(_KERNEL)
     self.depth = len(context.amax) // len(self.places)
-    parts = 2 if mixtures.num_mixtures == 1 else 3
-    if parameters.filters != parts * mixtures.num_mixtures * self.depth:
+    if parameters.filters != mixtures.parts * mixtures.num_mixtures * self.depth:
       raise ValueError(
-        f"the parameters have {parameters.filters} channels, expected {parts} for each of "
+        f"the parameters have {parameters.filters} channels, expected {mixtures.parts} for each of "
         f"{mixtures.num_mixtures} mixtures of {self.depth} latents"
       )
 
@@ -105,7 +104,7 @@ class IntegerContext(integer_coder.IntegerCoder):
       state,
       symbols,
       psi,
-      _SKEW,
+      SKEW,
     )
     return state, tf.cast(symbols, tf.float32)[tf.newaxis]
 

@@ -123,11 +123,15 @@ class MixtureCoder:
   Args:
     tables: of `make_tables`, as stored with the model.
     num_mixtures: K.
+
+  Attributes:
+    parts: numbers that tell a component: logit (not where K is 1), mean and scale's index.
   """
 
   def __init__(self, tables: MixtureTables, num_mixtures: int):
     _check(tables)
     self.tables, self.num_mixtures = tables, num_mixtures
+    self.parts = 2 if num_mixtures == 1 else 3
     # Made here, not in graphs: these capture them, and hold them once however often they are used.
     self._tables = MixtureTables(*(tf.constant(each) for each in tables))
     self._lookup, self._start = tf.constant(_LOOKUP), tf.constant(_START)
@@ -158,9 +162,8 @@ class MixtureCoder:
     return state, tf.reshape(found, shape)
 
   def _mixtures(self, told: tf.Tensor, shape: tf.Tensor) -> _Mixtures:
-    parts = 2 if self.num_mixtures == 1 else 3
-    told = tf.reshape(told, tf.stack([shape[0], parts, self.num_mixtures, shape[1]]))
-    told = tf.reshape(tf.transpose(told, (1, 2, 0, 3)), [parts, self.num_mixtures, 1, -1])
+    told = tf.reshape(told, tf.stack([shape[0], self.parts, self.num_mixtures, shape[1]]))
+    told = tf.reshape(tf.transpose(told, (1, 2, 0, 3)), [self.parts, self.num_mixtures, 1, -1])
     scale, mean = tf.clip_by_value(told[-1], 0, NUM_SCALES - 1), told[-2]
     heaviest = mean[0, 0]
     if self.num_mixtures == 1:

@@ -52,8 +52,6 @@ _ARGUMENTS = {
 }
 # Standard deviations of a trained model's channels: many of them hold next to nothing.
 _SPREAD = (0.03, 2.5)
-# As `IntegerContext` codes.
-_SKEW = 3
 # What integers may cost: any amount, as these models are of no use but for their time.
 _LIMIT = 9.0
 # So many places pass in raster order once: that is slow, and a mean of many equal steps.
@@ -297,7 +295,7 @@ def measure(
 
   analysis, synthesis = _transforms(codec)
   write_z, read_z = _hyperprior(codec, coder)
-  loop = _loop(coder, functools.partial(coder.in_order, skew=_SKEW))
+  loop = _loop(coder, functools.partial(coder.in_order, skew=integer_context.SKEW))
   t_analysis, y = best("transforms, encoding", analysis, tf.constant(picture[np.newaxis]))
   symbols = tf.cast(tf.round(y[0]), tf.int32)
   t_write_z, (z_bytes, psi) = best("hyperprior, encoding", write_z, y)
