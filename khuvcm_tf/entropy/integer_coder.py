@@ -17,10 +17,8 @@ import tensorflow as tf
 from khuvcm_tf import errors
 from khuvcm_tf.entropy import factorized, range_coder
 from khuvcm_tf.entropy import tables as tables_lib
+from khuvcm_tf.entropy.tables import UNITS
 from khuvcm_tf.layers import signal
-
-# Means, medians and z_hat are whole numbers of this.
-UNITS = 64
 
 # A decision of the least chance, and two bytes.
 _ESCAPE_BITS = 32.0
@@ -118,11 +116,21 @@ class IntegerCoder(tf.Module):
     """Returns rounded side information in 1/64: int32 symbols -> int32."""
     return z * UNITS + self.medians
 
-  def code_z(self, stream, state, z: tf.Tensor):
-    """Codes int32 symbols [1, h/4, w/4, N]; returns the state and symbols."""
+  def unknown_z(self, height, width) -> tf.Tensor:
+    """Returns what a reader is given for symbols of z, where y has `height` and `width`."""
+    return tf.zeros(tf.stack([1, height // 4, width // 4, len(self.medians)]), tf.int32)
+
+  def pass_z(self, stream, z: tf.Tensor):
+    """Passes int32 symbols [1, h/4, w/4, N] through a stream of `table_coder`.
+
+    Returns:
+      What the stream closes with, and the symbols.
+    """
     rows = tf.broadcast_to(1 + np.arange(len(self.medians), dtype=np.int32), tf.shape(z))
-    state, found = self.table_coder.code(stream, state, tf.reshape(z, [-1]), tf.reshape(rows, [-1]))
-    return state, tf.reshape(found, tf.shape(z))
+    state, found = self.table_coder.code(
+      stream, stream.open(), tf.reshape(z, [-1]), tf.reshape(rows, [-1])
+    )
+    return stream.close(state), tf.reshape(found, tf.shape(z))
 
   def encode(self, y: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
     """Encodes float y [1, h, w, M] and z [1, h/4, w/4, N]; returns the substreams, string [2]."""
@@ -137,9 +145,9 @@ class IntegerCoder(tf.Module):
     """Passes latents through two streams; returns what these close with."""
     with tf.device("CPU:0"), range_coder.uncompiled():
       z = self.symbols_of_z(z)
-      state_of_z, _ = self.code_z(stream_of_z, stream_of_z.open(), z)
+      end_of_z, _ = self.pass_z(stream_of_z, z)
       state_of_y, _ = self.code_y(stream_of_y, stream_of_y.open(), y, z)
-      return stream_of_z.close(state_of_z), stream_of_y.close(state_of_y)
+      return end_of_z, stream_of_y.close(state_of_y)
 
   def decode(self, substreams: tf.Tensor, height, width) -> Decoded:
     """Decodes latents.
@@ -149,10 +157,9 @@ class IntegerCoder(tf.Module):
       height, width: of y, multiples of 4.
     """
     with tf.device("CPU:0"), range_coder.uncompiled():
-      stream = self.table_coder.reader(substreams[0])
-      shape = tf.stack([1, height // 4, width // 4, len(self.medians)])
-      state, z = self.code_z(stream, stream.open(), tf.zeros(shape, tf.int32))
-      z_exact = stream.close(state)
+      z_exact, z = self.pass_z(
+        self.table_coder.reader(substreams[0]), self.unknown_z(height, width)
+      )
       stream = self.y_coder.reader(substreams[1])
       state, y_hat = self.code_y(stream, stream.open(), None, z)
       return Decoded(z, y_hat, z_exact & stream.close(state))

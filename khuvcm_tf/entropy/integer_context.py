@@ -32,7 +32,7 @@ from khuvcm_tf.entropy import (
   range_coder,
 )
 from khuvcm_tf.entropy import tables as tables_lib
-from khuvcm_tf.entropy.integer_coder import UNITS
+from khuvcm_tf.entropy.tables import UNITS
 from khuvcm_tf.layers import masked
 
 _KERNEL = 5

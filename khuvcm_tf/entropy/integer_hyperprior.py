@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from khuvcm_tf.entropy import gaussian, hyperprior, integer_coder, integer_network
 from khuvcm_tf.entropy import tables as tables_lib
-from khuvcm_tf.entropy.integer_coder import UNITS
+from khuvcm_tf.entropy.tables import UNITS
 
 _LARGEST_MEAN = 2**15
 

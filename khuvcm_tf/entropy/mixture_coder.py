@@ -25,9 +25,8 @@ import tensorflow as tf
 
 from khuvcm_tf.entropy import gaussian, range_coder
 from khuvcm_tf.entropy import tables as tables_lib
+from khuvcm_tf.entropy.tables import UNITS
 
-# Means and logits are whole numbers of this.
-UNITS = 64
 # Scales between two of `gaussian.scale_table()`.
 SCALE_STEPS = 4
 NUM_SCALES = (gaussian.NUM_SCALES - 1) * SCALE_STEPS + 1

@@ -18,6 +18,9 @@ from khuvcm_tf.entropy import factorized, gaussian
 
 PRECISION = 16
 
+# The entropy model's medians, means, logits and z_hat are whole numbers of 1/64.
+UNITS = 64
+
 # Half-width of a Gaussian's alphabet. Wide ones cost nothing, narrow ones cost escapes.
 _SIGMAS = 6.5
 _LEAST = 5

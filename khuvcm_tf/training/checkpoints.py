@@ -14,6 +14,11 @@ class CheckpointError(errors.Error):
   """A checkpoint that this run cannot go on from."""
 
 
+def exist(workdir: str) -> bool:
+  """Tells whether a run in this folder has been begun and can go on."""
+  return tf.train.latest_checkpoint(_folder(workdir)) is not None
+
+
 class Checkpoints:
   """Checkpoints of a run in WORKDIR/checkpoints: the last three, and the best by validation loss.
 
@@ -40,7 +45,7 @@ class Checkpoints:
       best_loss=self.best_loss,
     )
     self._weights = tf.train.Checkpoint(codec=trainer.codec)
-    folder = os.path.join(workdir, "checkpoints")
+    folder = _folder(workdir)
     self._last = self._manager(self._all, folder, 3)
     self._best = self._manager(self._weights, os.path.join(folder, "best"), 1)
 
@@ -76,6 +81,10 @@ class Checkpoints:
   def restore_best(self):
     """Puts the best weights into the codec."""
     _restore(self._weights, self._best.directory)
+
+
+def _folder(workdir: str) -> str:
+  return os.path.join(workdir, "checkpoints")
 
 
 def _restore(checkpoint: tf.train.Checkpoint, folder: str) -> str | None:

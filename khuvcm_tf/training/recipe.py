@@ -237,7 +237,7 @@ def _trainer(recipe: Recipe) -> trainer_lib.Trainer:
   dtype = "mixed_bfloat16" if recipe.mixed_precision else "float32"
   codec = codecs.create(recipe.codec, dtype, **recipe.arguments)
   codec.latent_coder.noise.reset_from_seed(recipe.seed)
-  if recipe.init_from:
+  if recipe.init_from and not checkpoints_lib.exist(recipe.workdir):
     _start_from(codec, recipe.init_from)
   schedule = schedules.Schedule(
     recipe.learning_rate, recipe.learning_rate_schedule, recipe.warmup_steps, recipe.max_steps

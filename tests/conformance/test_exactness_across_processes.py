@@ -76,20 +76,6 @@ def _spread_weights(codec, photo):
     weights[name].assign(weights[name] * gain)
 
 
-class _RowsSeen:
-  """A stream that notes by which rows of the tables latents are coded."""
-
-  def __init__(self):
-    self.rows = set()
-
-  def code(self, state, rows, symbols):
-    self.rows.update(rows.numpy().tolist())
-    return state, symbols
-
-  def within_limits(self, excess):
-    return excess
-
-
 class _Files:
   """A model, and files that it has made of pictures in this process.
 
@@ -136,11 +122,10 @@ class _Files:
   def _code(self, y, z):
     """Returns z's symbols, y_hat and the substreams, on the way that `encode` takes."""
     coder = self.model.coder
-    of_z, of_y = coder.table_coder.writer(), coder.y_coder.writer()
-    z = coder.symbols_of_z(z)
-    state_of_z, _ = coder.code_z(of_z, of_z.open(), z)
-    state_of_y, y_hat = coder.code_y(of_y, of_y.open(), y, z)
-    return z, y_hat, tf.stack([of_z.close(state_of_z), of_y.close(state_of_y)])
+    bytes_of_z, z = coder.pass_z(coder.table_coder.writer(), coder.symbols_of_z(z))
+    stream = coder.y_coder.writer()
+    state, y_hat = coder.code_y(stream, stream.open(), y, z)
+    return z, y_hat, tf.stack([bytes_of_z, stream.close(state)])
 
   def _write(self, title, y, z, size):
     z, y_hat, substreams = self._coded(y, z)
@@ -197,8 +182,8 @@ def children(made):
 
 @pytest.mark.parametrize("name", _CODECS)
 class TestExactness:
-  def test_is_tested_with_many_rows_of_the_tables(self, made, pictures, name):
-    model, seen = made[name].model, _RowsSeen()
+  def test_is_tested_with_many_rows_of_the_tables(self, made, pictures, rows_seen, name):
+    model, seen = made[name].model, rows_seen()
     y, z = model._latents(tf.constant(pictures["photo"][:256, :256]))
     model.coder.code_y(seen, 0, y, model.coder.symbols_of_z(z))
     assert len(seen.rows) > made[name].least_rows

@@ -18,7 +18,7 @@ from khuvcm_tf.entropy import (
   integer_context,
   mixture_coder,
 )
-from khuvcm_tf.entropy.integer_coder import UNITS
+from khuvcm_tf.entropy.tables import UNITS
 
 _LIMIT = 0.01
 _DEPTH = 6

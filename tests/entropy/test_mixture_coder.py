@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from khuvcm_tf.entropy import gaussian, mixture_coder, range_coder
-from khuvcm_tf.entropy.mixture_coder import NUM_SCALES, UNITS
+from khuvcm_tf.entropy.mixture_coder import NUM_SCALES
+from khuvcm_tf.entropy.tables import UNITS
 
 _TABLES = mixture_coder.make_tables()
 _SCALES = gaussian.MIN_SCALE * np.exp(gaussian.LOG_STEP / mixture_coder.SCALE_STEPS) ** np.arange(

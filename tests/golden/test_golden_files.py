@@ -119,27 +119,13 @@ def test_a_file_of_an_earlier_version_decodes_to_what_it_held(golden, title):
   assert _contents(model, (folder / f"{title}.kvc").read_bytes()) == expected
 
 
-class _RowsSeen:
-  """A stream that notes by which rows of the tables latents are coded."""
-
-  def __init__(self):
-    self.rows = set()
-
-  def code(self, state, rows, symbols):
-    self.rows.update(rows.numpy().tolist())
-    return state, symbols
-
-  def within_limits(self, excess):
-    return excess
-
-
-def test_golden_files_use_several_tables_and_symbols(golden):
+def test_golden_files_use_several_tables_and_symbols(golden, rows_seen):
   folder, model = golden
   for path in folder.glob("*.kvc"):
     _, substreams = bitstream.parse(path.read_bytes())
     assert all(substreams), path
   z, y_hat = _decoded(model, (folder / "photo.kvc").read_bytes())
-  seen = _RowsSeen()
+  seen = rows_seen()
   model.coder.code_y(seen, 0, y_hat, z)
   assert len(seen.rows) > 5
   assert np.unique(np.rint(y_hat)).size > 5

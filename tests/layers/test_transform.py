@@ -65,18 +65,6 @@ def _rows_seen(transform, shape, rows):
   return seen.min(), seen.max()
 
 
-def _count_calls(monkeypatch, transform):
-  """Returns a list that grows by one with each call of the transform."""
-  calls, plain = [], type(transform).call
-
-  def call(self, *arguments, **named):
-    calls.append(1)
-    return plain(self, *arguments, **named)
-
-  monkeypatch.setattr(type(transform), "call", call)
-  return calls
-
-
 class TestResidualTransforms:
   def test_of_an_analysis_read_their_halo_and_no_more(self, residual_pair):
     analysis, _ = residual_pair
@@ -93,25 +81,29 @@ class TestResidualTransforms:
 
   # Bands of 32 rows: less than one, one, more, and several.
   @pytest.mark.parametrize("height", [16, 32, 48, 96])
-  def test_of_an_analysis_in_bands_equal_the_whole(self, residual_pair, monkeypatch, height):
+  def test_of_an_analysis_in_bands_equal_the_whole(
+    self, residual_pair, monkeypatch, count_calls, height
+  ):
     analysis, _ = residual_pair
     halo = -(-analysis.halo // 16) * 16
     monkeypatch.setattr(banding, "BAND_BYTES", (32 + 2 * halo) * 16 * 5 * 4 * 2)
     x = tf.constant(np.random.default_rng(height).uniform(size=(1, height, 16, 3)))
     whole = analysis(x)
-    calls = _count_calls(monkeypatch, analysis)
+    calls = count_calls(analysis)
     joined = analysis.in_bands(x)
     assert len(calls) == -(-height // 32)
     np.testing.assert_allclose(joined, whole, rtol=1e-9, atol=1e-11)
 
   @pytest.mark.parametrize("height", [1, 2, 3, 9])
-  def test_of_a_synthesis_in_bands_equal_the_whole(self, residual_pair, monkeypatch, height):
+  def test_of_a_synthesis_in_bands_equal_the_whole(
+    self, residual_pair, monkeypatch, count_calls, height
+  ):
     _, synthesis = residual_pair
     halo = 16 * synthesis.halo
     monkeypatch.setattr(banding, "BAND_BYTES", (32 + 2 * halo) * 16 * 12 * 4 * 2)
     y = tf.constant(np.random.default_rng(height).normal(size=(1, height, 1, 4)) * 3)
     whole = synthesis(y)
-    calls = _count_calls(monkeypatch, synthesis)
+    calls = count_calls(synthesis)
     joined = synthesis.in_bands(y)
     assert len(calls) == -(-height // 2)
     np.testing.assert_allclose(joined, whole, rtol=1e-9, atol=1e-11)

@@ -125,22 +125,22 @@ def _limited_to(monkeypatch, rows, halo, width, bytes_per_pixel):
 class TestTransformInBands:
   # Bands of 48 rows: one row of latents, just below, at and above the cut, and several bands.
   @pytest.mark.parametrize("height", [16, 32, 48, 64, 160])
-  def test_of_an_analysis_equals_the_whole(self, transforms, monkeypatch, height):
+  def test_of_an_analysis_equals_the_whole(self, transforms, monkeypatch, count_calls, height):
     analysis, _ = transforms
     x = np.random.default_rng(height).uniform(size=(1, height, 32, 3))
     _limited_to(monkeypatch, 48, 32, 32, 5 * 8 * 2)
-    calls = _count_calls(monkeypatch, analysis)
+    calls = count_calls(analysis)
     joined = analysis.in_bands(tf.constant(x))
     assert len(calls) == -(-height // 48)
     whole = tf.keras.Sequential.call(analysis, tf.constant(x))
     np.testing.assert_allclose(joined, whole, rtol=1e-10, atol=1e-12)
 
   @pytest.mark.parametrize("height", [1, 2, 3, 4, 10])
-  def test_of_a_synthesis_equals_the_whole(self, transforms, monkeypatch, height):
+  def test_of_a_synthesis_equals_the_whole(self, transforms, monkeypatch, count_calls, height):
     _, synthesis = transforms
     y = np.random.default_rng(height).normal(size=(1, height, 2, 6)) * 3
     _limited_to(monkeypatch, 48, 32, 32, 12 * 8 * 2)
-    calls = _count_calls(monkeypatch, synthesis)
+    calls = count_calls(synthesis)
     joined = synthesis.in_bands(tf.constant(y))
     assert len(calls) == -(-height // 3)
     whole = tf.keras.Sequential.call(synthesis, tf.constant(y))
@@ -155,15 +155,3 @@ class TestTransformInBands:
     for height in (48, 160):
       x = tf.constant(np.random.default_rng(height).uniform(size=(1, height, 32, 3)))
       np.testing.assert_allclose(in_graph(x), analysis(x), rtol=1e-10, atol=1e-12)
-
-
-def _count_calls(monkeypatch, transform):
-  """Returns a list that grows by one with each call of the transform."""
-  calls, plain = [], type(transform).call
-
-  def call(self, *arguments, **named):
-    calls.append(1)
-    return plain(self, *arguments, **named)
-
-  monkeypatch.setattr(type(transform), "call", call)
-  return calls

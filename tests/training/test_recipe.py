@@ -205,6 +205,17 @@ def test_a_run_starts_with_all_weights_of_a_model_of_the_same_codec(toy, tmp_pat
     np.testing.assert_array_equal(value, stored[name])
 
 
+def test_a_run_that_goes_on_needs_the_model_that_it_started_with_no_more(toy, tmp_path):
+  recipe = toy.make_recipe(workdir=str(tmp_path), init_from=str(tmp_path / "gone"))
+  (tmp_path / "checkpoints").mkdir()
+  with pytest.raises(coding.ModelError, match="no model at "):
+    toy.recipe._trainer(recipe)
+  toy.recipe.checkpoints_lib.Checkpoints(
+    recipe.workdir, toy.recipe._trainer(toy.make_recipe(workdir=str(tmp_path)))
+  ).save()
+  toy.recipe._trainer(recipe)
+
+
 def test_a_context_model_starts_with_the_transforms_of_a_hyperprior(toy, tmp_path):
   sizes = {"num_filters": 4, "latent_depth": 6}
   stored = _random_weights(codecs.create("mbt2018_mean", **sizes))

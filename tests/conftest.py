@@ -1,0 +1,40 @@
+"""What tests of several rooms look through."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture
+def count_calls(monkeypatch):
+  """A function: a transform -> a list that grows by one with each call of it."""
+
+  def count(transform):
+    calls, plain = [], type(transform).call
+
+    def call(self, *arguments, **named):
+      calls.append(1)
+      return plain(self, *arguments, **named)
+
+    monkeypatch.setattr(type(transform), "call", call)
+    return calls
+
+  return count
+
+
+class _RowsSeen:
+  def __init__(self):
+    self.rows = set()
+
+  def code(self, state, rows, symbols):
+    self.rows.update(rows.numpy().tolist())
+    return state, symbols
+
+  def within_limits(self, excess):
+    return excess
+
+
+@pytest.fixture(scope="session")
+def rows_seen():
+  """A function that makes a stream, which notes by which `rows` of the tables it was to code."""
+  return _RowsSeen
