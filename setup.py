@@ -29,6 +29,8 @@ REQUIRED = [
   "pillow>=11.3",
   # Video frames and resampling; headless needs no display, 4.12 needs numpy 2.
   "opencv-python-headless>=4.8,<4.12",
+  # DCT of PSNR-HVS, PCHIP of BD-rate; tensorflow-compression holds it at 1.11.
+  "scipy>=1.11",
   # Progress bars.
   "tqdm>=4.60",
 ]
@@ -53,7 +55,6 @@ DEV = [
   "pytest>=8.1",  # --import-mode=importlib as tests/ uses it
   "pytest-xdist>=3.5",  # make test runs in two processes
   "hypothesis>=6.100",  # properties
-  "scipy>=1.11",  # oracle of likelihoods; tensorflow-compression holds it at 1.11
   "scikit-image>=0.22",  # oracle of SSIM; its sample photos are those of make demo
   "dill>=0.3.6",  # tensorflow_datasets.testing imports it
   "psutil>=5.9",  # memory of processes under test

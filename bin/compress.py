@@ -1,10 +1,13 @@
-"""Compresses pictures to .kvc files.
+"""Compresses pictures and raw video frames to .kvc files.
 
   python bin/compress.py --model=mbt2018_mean --input=photo.png --output=photo.kvc
   python bin/compress.py --model=W --input=photos/ --output=compressed/
+  python bin/compress.py --model=W --input=clip.y4m --frames=0:10 --output=compressed/
 
 --input is a picture, a folder (with its subfolders) or a quoted glob; for several pictures --output
-is a folder. Grey pictures stay grey; 16-bit and animated ones are refused.
+is a folder. Grey pictures stay grey; 16-bit and animated ones are refused. A .yuv or .y4m file of
+4:2:0 frames, 8 or 10 bits, is coded as it is by models of luma_chroma420 and cross_component; each
+frame becomes OUTPUT/NAME_00000.kvc and so on, by its number.
 """
 
 import os
@@ -19,7 +22,17 @@ MODEL = flags.DEFINE_string(
   "A shipped model's name, a training workdir, a model's folder or an exported model.",
   required=True,
 )
-INPUT = flags.DEFINE_string("input", None, "Picture, folder or glob to compress.", required=True)
+INPUT = flags.DEFINE_string(
+  "input", None, "Picture, folder or glob, or .yuv or .y4m file to compress.", required=True
+)
+FRAMES = flags.DEFINE_string(
+  "frames", ":", "Of a .yuv or .y4m file: a:b, from frame a (from 0) to before b."
+)
+WIDTH = flags.DEFINE_integer("width", None, "Of a .yuv file's frames, in pixels.", lower_bound=1)
+HEIGHT = flags.DEFINE_integer("height", None, "Of a .yuv file's frames, in pixels.", lower_bound=1)
+BIT_DEPTH = flags.DEFINE_integer(
+  "bit_depth", None, "Of a .yuv file: 8 (default), or 10 in words of 16 bits, low byte first."
+)
 OUTPUT = flags.DEFINE_string("output", None, "The .kvc file, or a folder.", required=True)
 ALPHA = flags.DEFINE_string(
   "alpha",
@@ -40,13 +53,24 @@ def main():
   from khuvcm_tf import files  # TensorFlow takes seconds to import
 
   model = files.open_model(MODEL.value, PRECISION.value)
-  jobs = files.compress(model, INPUT.value, OUTPUT.value, ALPHA.value, OVERWRITE.value)
-  read = sum(os.path.getsize(job.source) for job in jobs)
+  if files.is_raw(INPUT.value):
+    jobs = files.compress_frames(
+      model,
+      INPUT.value,
+      OUTPUT.value,
+      FRAMES.value,
+      WIDTH.value,
+      HEIGHT.value,
+      BIT_DEPTH.value,
+      OVERWRITE.value,
+    )
+    told = f"{len(jobs)} frame{'s' * (len(jobs) > 1)} of {INPUT.value}"
+  else:
+    jobs = files.compress(model, INPUT.value, OUTPUT.value, ALPHA.value, OVERWRITE.value)
+    read = sum(os.path.getsize(job.source) for job in jobs)
+    told = f"{len(jobs)} picture{'s' * (len(jobs) > 1)}: {read} bytes"
   written = sum(os.path.getsize(job.target) for job in jobs)
-  print(
-    f"{len(jobs)} picture{'s' * (len(jobs) > 1)}: {read} bytes -> {written} bytes in "
-    f"{jobs[0].target if len(jobs) == 1 else OUTPUT.value}"
-  )
+  print(f"{told} -> {written} bytes in {jobs[0].target if len(jobs) == 1 else OUTPUT.value}")
 
 
 if __name__ == "__main__":

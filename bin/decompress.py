@@ -2,9 +2,11 @@
 
   python bin/decompress.py --input=photo.kvc --output=photo.png
   python bin/decompress.py --model=W --input=compressed/ --output=photos/
+  python bin/decompress.py --model=W --input='compressed/clip_*.kvc' --output=clip.y4m
 
 A file that a shipped model wrote finds its model by itself; others need --model. --input is a file,
-a folder (with its subfolders) or a quoted glob; for several files --output is a folder of PNGs.
+a folder (with its subfolders) or a quoted glob; for several files --output is a folder of PNGs. Raw
+frames become one .yuv or .y4m file, in the order of their names.
 """
 
 import functools
@@ -23,7 +25,13 @@ INPUT = flags.DEFINE_string(
   "input", None, ".kvc file, folder or glob to decompress.", required=True
 )
 OUTPUT = flags.DEFINE_string(
-  "output", None, "The picture (.png, .tif, .bmp, .ppm), or a folder.", required=True
+  "output",
+  None,
+  "The picture (.png, .tif, .bmp, .ppm), the file of raw frames (.yuv, .y4m), or a folder.",
+  required=True,
+)
+LUMA_ONLY = flags.DEFINE_bool(
+  "luma_only", False, "Decode a grey preview from luma alone, of files of cross_component."
 )
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace files that exist.")
 PRECISION = flags.DEFINE_enum(
@@ -47,18 +55,18 @@ def main():
   from khuvcm_tf import files  # TensorFlow takes seconds to import
 
   opened = functools.lru_cache(maxsize=None)(lambda name: files.open_model(name, PRECISION.value))
-  jobs = files.decompress(
+  of_frames = files.is_raw(OUTPUT.value)
+  done = (files.decompress_frames if of_frames else files.decompress)(
     lambda data: opened(MODEL.value or files.model_of(data)),
     INPUT.value,
     OUTPUT.value,
     OVERWRITE.value,
     max_pixels=MAX_PIXELS.value,
     allow_other_synthesis=ALLOW_OTHER_SYNTHESIS.value,
+    luma_only=LUMA_ONLY.value,
   )
-  print(
-    f"{len(jobs)} file{'s' * (len(jobs) > 1)} decompressed to "
-    f"{jobs[0].target if len(jobs) == 1 else OUTPUT.value}"
-  )
+  target = done[0].target if len(done) == 1 and not of_frames else OUTPUT.value
+  print(f"{len(done)} file{'s' * (len(done) > 1)} decompressed to {target}")
 
 
 if __name__ == "__main__":

@@ -53,6 +53,18 @@ DISTORTION = flags.DEFINE_enum(
   "distortion", "mse", ["mse", "ms_ssim"], "Mean squared error, or 1 - MS-SSIM (crops >= 176)."
 )
 
+COMPONENT_WEIGHTS = flags.DEFINE_list(
+  "component_weights",
+  None,
+  "Weights of the MSE of Y, Cb and Cr, for YCbCr codecs; default: 4,1,1 (divided by their sum).",
+)
+LAMBDA_CHROMA = flags.DEFINE_float(
+  "lambda_chroma",
+  None,
+  "In place of --lambda for the errors of Cb and Cr, for YCbCr codecs.",
+  lower_bound=0.0,
+)
+
 MAX_STEPS = flags.DEFINE_integer("max_steps", 1_000_000, "Length of the run.", lower_bound=1)
 BATCH_SIZE = flags.DEFINE_integer(
   "batch_size", 8, "Crops a step, over all devices and workers.", lower_bound=1
@@ -137,6 +149,8 @@ def main():
       arguments=codec_arguments(),
       rate_distortion=LAMBDA.value,
       distortion=DISTORTION.value,
+      component_weights=COMPONENT_WEIGHTS.value,
+      lambda_chroma=LAMBDA_CHROMA.value,
       init_from=INIT_FROM.value,
       train_images=TRAIN_IMAGES.value,
       train_tfds=TRAIN_TFDS.value,

@@ -4,6 +4,8 @@ model = khuvcm_tf.load("mbt2018_mean_q3")     # a shipped name, a folder, a trai
 data = model.compress(picture)                # uint8 [H, W, 3] or [H, W, 1] -> bytes
 picture = model.decompress(data)              # the same symbols on every machine
 model.estimate(picture)                       # {"z": bits, "y": bits}
+
+Codecs of 4:2:0 also take a raw frame (`data.frames.Frame`) as a picture, and give it back as such.
 """
 
 from __future__ import annotations
@@ -11,12 +13,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from khuvcm_tf import bitstream, codecs, errors
+from khuvcm_tf.data import frames
 from khuvcm_tf.entropy import integer_coder
+from khuvcm_tf.ops import color
 from khuvcm_tf.ops.padding import padded_size
 
 # Of a fingerprint's 8 bytes, those that stand for the entropy coder; the others for the synthesis.
@@ -35,11 +40,11 @@ class ModelError(errors.Error):
 
 
 class Model(tf.Module):
-  """A trained codec: float transforms, exact integer coder, and the fingerprint of both.
+  """A trained codec: float transforms, exact integer coders, and the fingerprint of both.
 
   Args:
     codec: with its weights.
-    coder: its latent coder in integers.
+    coders: the latent coders of its branches in integers.
     fingerprint: 8 bytes (`khuvcm_tf.model_files`).
     description: what `model.json` says.
   """
@@ -47,28 +52,32 @@ class Model(tf.Module):
   def __init__(
     self,
     codec: codecs.Codec,
-    coder: integer_coder.IntegerCoder,
+    coders: Sequence[integer_coder.IntegerCoder],
     fingerprint: bytes,
     description: dict[str, object],
   ):
     super().__init__()
-    self.codec, self.coder = codec, coder
+    self.codec, self.coders = codec, list(coders)
     self.fingerprint, self.description = fingerprint, description
-    picture = tf.TensorSpec((None, None, None), tf.uint8, name="picture")
     # Nothing here branches in Python on tensors; AutoGraph's rewriting would double the first call.
     graph = functools.partial(tf.function, autograph=False)
-    self._compress = graph(self.compress_graph, input_signature=[picture])
-    self._estimate = graph(self._estimate_graph, input_signature=[picture])
-    size = tf.TensorSpec((), tf.int32)
-    self._decode = graph(
-      self._decode_graph, input_signature=[tf.TensorSpec((None,), tf.string), size, size]
-    )
+    picture = tf.TensorSpec((None, None, None), tf.uint8, name="picture")
+    planes = tf.TensorSpec((None, None, 1), tf.uint16), tf.TensorSpec((None, None, 2), tf.uint16)
+    substreams, number = tf.TensorSpec((None,), tf.string), tf.TensorSpec((), tf.int32)
+    is_grey = tf.TensorSpec((), tf.bool)
+    self._compress = graph(self.compress_graph, (picture,))
+    self._estimate = graph(self._estimate_graph, (picture,))
+    self._compress_frame = graph(self.compress_frame_graph, (*planes, number))
+    self._decode = graph(self._decode_graph, (substreams, number, number, is_grey))
+    self._decode_frame = graph(self._decode_frame_graph, (substreams, number, number, number))
+    self._decode_luma = graph(self._decode_luma_graph, (substreams, number, number))
 
-  def compress(self, picture: np.ndarray) -> bytes:
+  def compress(self, picture: np.ndarray | frames.Frame) -> bytes:
     """Compresses a picture.
 
     Args:
-      picture: uint8 [H, W, 3] (RGB) or [H, W, 1] (grey), sides of 1 to 65,535.
+      picture: uint8 [H, W, 3] (RGB) or [H, W, 1] (grey), or a frame of raw 4:2:0 video for codecs
+        of 4:2:0; sides of 1 to 65,535.
 
     Returns:
       The content of a .kvc file.
@@ -76,9 +85,14 @@ class Model(tf.Module):
     Raises:
       ModelError: the picture is of another shape or type, or cannot be coded.
     """
-    picture = checked(picture)
-    self._check_memory(*picture.shape[:2])
     try:
+      if isinstance(picture, frames.Frame):
+        self._check_frames()
+        planes = levels_of(picture)
+        self._check_memory(*planes[0].shape[:2])
+        return self._compress_frame(*planes, picture.bits).numpy()
+      picture = checked(picture)
+      self._check_memory(*picture.shape[:2])
       return self._compress(picture).numpy()
     except tf.errors.InvalidArgumentError as error:
       raise ModelError(f"the picture cannot be coded: {assertion(error)}") from error
@@ -88,7 +102,8 @@ class Model(tf.Module):
     data: bytes,
     max_pixels: int = bitstream.DEFAULT_MAX_PIXELS,
     allow_other_synthesis: bool = False,
-  ) -> np.ndarray:
+    luma_only: bool = False,
+  ) -> np.ndarray | frames.Frame:
     """Decompresses the content of a .kvc file.
 
     Args:
@@ -96,32 +111,36 @@ class Model(tf.Module):
       max_pixels: larger pictures are refused before anything is allocated for them.
       allow_other_synthesis: whether a file of a model with the same entropy coder and another
         synthesis is decoded too: with the same symbols to other pixels.
+      luma_only: whether a grey preview is decoded, from luma's substreams alone; for codecs that
+        code luma by itself.
 
     Returns:
-      uint8 [H, W, 3], or [H, W, 1] of a grey picture.
+      uint8 [H, W, 3], or [H, W, 1] of a grey picture or preview; a frame where one was compressed.
 
     Raises:
       bitstream.BitstreamError: the file is damaged, foreign or too large.
-      ModelError: the file was made with another model.
+      ModelError: the file was made with another model, or this one has no luma by itself.
     """
     header, substreams = bitstream.parse(data, max_pixels)
     self._check_fingerprint(header.fingerprint, allow_other_synthesis)
-    if header.input_format not in (bitstream.RGB, bitstream.GREY):
-      raise bitstream.BitstreamError(
-        f"the file's input format is {header.input_format}, expected {bitstream.RGB} (RGB) or "
-        f"{bitstream.GREY} (grey) for this model; use the model that wrote it"
-      )
-    if len(substreams) != len(self.coder.substreams):
-      raise bitstream.BitstreamError(
-        f"the file has {len(substreams)} substreams, expected {len(self.coder.substreams)} for "
-        "this model; copy it again from its source"
+    self._check_kind(header.input_format, len(substreams))
+    if luma_only and len(self.coders) == 1:
+      raise ModelError(
+        f"a model of codec {self.description['codec']} codes luma and chroma together, expected "
+        "one of cross_component for luma alone; decode the whole picture"
       )
     self._check_memory(header.height, header.width)
-    picture, exact = self._decode(substreams, header.height, header.width)
+    size = header.height, header.width
+    if luma_only:
+      picture, exact = self._decode_luma(substreams, *size)
+    elif header.input_format == bitstream.YCBCR420:
+      (y, uv), exact = self._decode_frame(substreams, *size, header.bit_depth)
+      picture = frame_of(y.numpy(), uv.numpy(), header.bit_depth)
+    else:
+      picture, exact = self._decode(substreams, *size, header.input_format == bitstream.GREY)
     if not exact:
       raise bitstream.BitstreamError(_INEXACT)
-    picture = picture.numpy()
-    return picture[..., :1] if header.input_format == bitstream.GREY else picture
+    return picture if isinstance(picture, frames.Frame) else picture.numpy()
 
   def estimate(self, picture: np.ndarray) -> dict[str, float]:
     """Returns the bits that the integer tables give to each substream of a picture.
@@ -133,32 +152,52 @@ class Model(tf.Module):
       bits = self._estimate(checked(picture))
     except tf.errors.InvalidArgumentError as error:
       raise ModelError(f"the picture cannot be coded: {assertion(error)}") from error
-    return {name: float(value) for name, value in bits.items()}
+    return dict(zip(self.codec.substreams, bits.numpy().tolist()))
 
   def compress_graph(self, picture: tf.Tensor) -> tf.Tensor:
-    """`compress` as TensorFlow ops: uint8 [H, W, 1 or 3] -> scalar string."""
-    shape = tf.shape(picture)
-    substreams = self.coder.encode(*self._latents(picture))
-    return bitstream.pack(
-      bitstream.Header(
-        tf.constant(self.fingerprint),
-        tf.where(shape[2] == 1, bitstream.GREY, bitstream.RGB),
-        8,
-        shape[0],
-        shape[1],
-      ),
-      substreams,
-    )
+    """`compress` of a picture as TensorFlow ops: uint8 [H, W, 1 or 3] -> scalar string."""
+    input_format = tf.where(tf.shape(picture)[2] == 1, bitstream.GREY, bitstream.RGB)
+    return self._packed(self._planes(picture), input_format, 8)
 
   def decompress_graph(self, data: tf.Tensor) -> tf.Tensor:
-    """`decompress` as TensorFlow ops: scalar string -> uint8 [H, W, 1 or 3].
+    """`decompress` to a picture as TensorFlow ops: scalar string -> uint8 [H, W, 1 or 3].
 
     What `decompress` raises ends in `tf.errors.InvalidArgumentError` with the same text.
     """
+    header, substreams = self._unpacked(data, bitstream.RGB, bitstream.GREY)
+    grey = header.input_format == bitstream.GREY
+    picture, exact = self._decode_graph(substreams, header.height, header.width, grey)
+    with tf.control_dependencies([tf.debugging.Assert(exact, [_INEXACT])]):
+      return tf.identity(picture)
+
+  def compress_frame_graph(self, y: tf.Tensor, uv: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
+    """`compress` of a frame as TensorFlow ops.
+
+    Args:
+      y, uv: levels, uint16 [H, W, 1] and [ceil(H/2), ceil(W/2), 2].
+      bits: int32 scalar, 8 or 10.
+
+    Returns:
+      Scalar string.
+    """
+    scale = tf.cast(tf.bitwise.left_shift(1, bits - 8), self.codec.sample_dtype)
+    planes = tuple(tf.cast(each[tf.newaxis], scale.dtype) / scale for each in (y, uv))
+    return self._packed(planes, bitstream.YCBCR420, bits)
+
+  def decompress_frame_graph(self, data: tf.Tensor):
+    """`decompress` to a frame as TensorFlow ops: scalar string -> (y, uv, bits) as above."""
+    header, substreams = self._unpacked(data, bitstream.YCBCR420)
+    planes, exact = self._decode_frame_graph(
+      substreams, header.height, header.width, header.bit_depth
+    )
+    with tf.control_dependencies([tf.debugging.Assert(exact, [_INEXACT])]):
+      return *(tf.identity(plane) for plane in planes), tf.identity(header.bit_depth)
+
+  def _unpacked(self, data, *formats: int):
+    """Returns the header and substreams of a file of this model that holds one of the formats."""
     header, substreams, status = bitstream.unpack(
       data, tf.constant(bitstream.DEFAULT_MAX_PIXELS, tf.int64)
     )
-    grey = header.input_format == bitstream.GREY
     with tf.control_dependencies([bitstream.assert_valid(status)]):
       checks = [
         tf.debugging.Assert(
@@ -166,33 +205,113 @@ class Model(tf.Module):
           ["the file was made with another model; use the one that wrote it"],
         ),
         tf.debugging.Assert(
-          (grey | (header.input_format == bitstream.RGB))
-          & (tf.size(substreams) == len(self.coder.substreams)),
-          ["the file is not a picture of this model; use the model that wrote it"],
+          tf.reduce_any(header.input_format == tf.constant(formats))
+          & (tf.size(substreams) == len(self.codec.substreams)),
+          ["the file holds another kind of picture; use the model and signature that wrote it"],
         ),
       ]
     with tf.control_dependencies(checks):
-      picture, exact = self._decode_graph(
-        substreams, tf.identity(header.height), tf.identity(header.width)
-      )
-    with tf.control_dependencies([tf.debugging.Assert(exact, [_INEXACT])]):
-      return picture[..., : tf.where(grey, 1, 3)]
+      return tf.nest.map_structure(tf.identity, header), tf.identity(substreams)
 
-  def _latents(self, picture):
-    """Returns y and z of a picture [H, W, 1 or 3]."""
+  def _planes(self, picture):
+    """Returns the planes of a picture [H, W, 1 or 3]."""
     rgb = tf.tile(picture, [1, 1, 3 // tf.shape(picture)[2]])
-    y = self.codec.latents(tf.ensure_shape(rgb, (None, None, 3))[tf.newaxis])
-    return y, self.codec.latent_coder.side_information(y)
+    return self.codec.planes(tf.ensure_shape(rgb, (None, None, 3))[tf.newaxis])
+
+  def _packed(self, planes, input_format, bits):
+    """Returns the file of planes."""
+    height, width = tf.shape(planes[0])[1], tf.shape(planes[0])[2]
+    substreams = self._coded(planes, lambda coder, y, z: coder.encode(y, z))
+    fingerprint = tf.constant(self.fingerprint)
+    header = bitstream.Header(fingerprint, input_format, bits, height, width)
+    return bitstream.pack(header, substreams)
+
+  def _coded(self, planes, code):
+    """Codes the latents of planes, one branch after the other.
+
+    Args:
+      planes: of a picture.
+      code: (integer coder, y, z) -> what is coded, a value for each substream.
+
+    Returns:
+      What was coded, for all substreams.
+    """
+    coders, results = iter(self.coders), []
+
+    def pass_on(branch, y):
+      coder, z = next(coders), branch.latent_coder.side_information(y)
+      results.append(code(coder, y, z))
+      return coder.y_hat(y, z)
+
+    self.codec.encode(planes, pass_on)
+    return tf.concat(results, axis=0)
 
   def _estimate_graph(self, picture):
-    return self.coder.estimate(*self._latents(picture))
+    return self._coded(
+      self._planes(picture), lambda coder, y, z: list(coder.estimate(y, z).values())
+    )
 
-  def _decode_graph(self, substreams, height, width):
-    """Returns uint8 [H, W, 3], and whether the substreams are what their symbols encode to."""
-    rows = padded_size(height, self.codec.stride) // self.codec.analysis.stride
-    columns = padded_size(width, self.codec.stride) // self.codec.analysis.stride
-    decoded = self.coder.decode(substreams, rows, columns)
-    return self.codec.reconstruction(decoded.y_hat, height, width)[0], decoded.exact
+  def _decode_graph(self, substreams, height, width, grey):
+    """Returns uint8 [H, W, 3], or [H, W, 1] where `grey`, and whether the substreams are exact."""
+    planes, exact = self._decoded(self.coders, substreams, height, width)
+    form = self.codec.picture_format
+    picture = tf.cond(
+      grey,
+      lambda: color.levels(form.grey(planes)),
+      lambda: color.levels(form.rgb(planes)),
+    )
+    return picture[0], exact
+
+  def _decode_frame_graph(self, substreams, height, width, bits):
+    """Returns levels, uint16 [H, W, 1] and [h, w, 2], and whether the substreams are exact."""
+    planes, exact = self._decoded(self.coders, substreams, height, width)
+    scale = tf.cast(tf.bitwise.left_shift(1, bits - 8), self.codec.sample_dtype)
+    most = 256.0 * scale - 1.0
+    levels = (tf.clip_by_value(tf.round(plane[0] * scale), 0.0, most) for plane in planes)
+    return tuple(tf.cast(each, tf.uint16) for each in levels), exact
+
+  def _decode_luma_graph(self, substreams, height, width):
+    """Returns uint8 [H, W, 1] of the first branch, and whether its substreams are exact."""
+    planes, exact = self._decoded(self.coders[:1], substreams, height, width)
+    return color.levels(self.codec.picture_format.grey(planes))[0], exact
+
+  def _decoded(self, coders, substreams, height, width):
+    """Returns the planes that the first branches tell, and whether their substreams are exact."""
+    rows, columns = (
+      padded_size(side, self.codec.stride) // self.codec.latent_stride for side in (height, width)
+    )
+    y_hats, exact, first = [], True, 0
+    for coder in coders:
+      last = first + len(coder.substreams)
+      decoded = coder.decode(substreams[first:last], rows, columns)
+      y_hats.append(decoded.y_hat)
+      exact, first = exact & decoded.exact, last
+    return self.codec.decode(y_hats, height, width), exact
+
+  def _check_frames(self):
+    """Raises ModelError where the codec is not one of 4:2:0."""
+    if not self.codec.picture_format.has_frames:
+      raise ModelError(
+        f"codec {self.description['codec']} codes RGB pictures, expected one of 4:2:0 for raw "
+        "frames (luma_chroma420 or cross_component); convert the frame to RGB, or use such a model"
+      )
+
+  def _check_kind(self, input_format: int, number: int):
+    """Raises BitstreamError where a file does not hold what the model codes."""
+    known = {bitstream.RGB: "RGB", bitstream.GREY: "grey"}
+    if self.codec.picture_format.has_frames:
+      known[bitstream.YCBCR420] = "YCbCr 4:2:0"
+    if input_format not in known:
+      expected = ", ".join(f"{value} ({name})" for value, name in known.items())
+      raise bitstream.BitstreamError(
+        f"the file's input format is {input_format}, expected one of {expected} for this model; "
+        "use the model that wrote it"
+      )
+    if number != len(self.codec.substreams):
+      raise bitstream.BitstreamError(
+        f"the file has {number} substreams, expected {len(self.codec.substreams)} for this model; "
+        "copy it again from its source"
+      )
 
   def _check_fingerprint(self, found: bytes, allow_other_synthesis: bool):
     if found == self.fingerprint:
@@ -211,7 +330,8 @@ class Model(tf.Module):
 
   def _check_memory(self, height: int, width: int):
     """Raises ModelError where a picture needs more memory than the machine has left."""
-    latents = height * width / self.codec.analysis.stride**2 * self.coder.depth
+    depth = sum(coder.depth for coder in self.coders)
+    latents = height * width / self.codec.latent_stride**2 * depth
     needed = _BYTES_AT_LEAST + height * width * _BYTES_PER_PIXEL + latents * _BYTES_PER_LATENT
     free = free_memory() if height * width > 2**22 else None
     if free is not None and needed > free:
@@ -252,6 +372,20 @@ def checked(picture: np.ndarray) -> np.ndarray:
       f"sides of 1 to {bitstream.MAX_SIDE}"
     )
   return picture
+
+
+def levels_of(frame: frames.Frame) -> tuple[np.ndarray, np.ndarray]:
+  """Returns a frame's y [H, W, 1] and uv [h, w, 2], uint16, or raises FrameError."""
+  frames.check_frame(frame, "the frame")
+  y, cb, cr = (plane.astype(np.uint16) for plane in frame[:3])
+  return y[..., np.newaxis], np.stack([cb, cr], axis=-1)
+
+
+def frame_of(y: np.ndarray, uv: np.ndarray, bits: int) -> frames.Frame:
+  """Returns the frame of `levels_of`."""
+  dtype = np.uint8 if bits == 8 else np.uint16
+  planes = (y[..., 0], uv[..., 0], uv[..., 1])
+  return frames.Frame(*(plane.astype(dtype) for plane in planes), bits)
 
 
 def assertion(error: tf.errors.InvalidArgumentError) -> str:

@@ -1,4 +1,4 @@
-"""Pictures on disk to .kvc files and back, one or a whole folder."""
+"""Pictures and raw frames on disk to .kvc files and back, one or a whole folder."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Callable, NamedTuple
 import tqdm
 
 from khuvcm_tf import bitstream, coding, errors, model_files, saved_model
+from khuvcm_tf.data import frames as frames_lib
 from khuvcm_tf.data import images
 
 SUFFIX = ".kvc"
+_RAW = (".yuv", ".y4m")
 
 
 class FilesError(errors.Error):
@@ -25,6 +27,7 @@ class Job(NamedTuple):
   source: str
   target: str
   makes_folder: bool = False  # whether the target's folder is made where it does not exist
+  frame: int = 0  # of a file of raw frames
 
 
 def open_model(path_or_name: str, precision: str = "float32"):
@@ -62,6 +65,86 @@ def compress(model, pattern: str, output: str, alpha: str = "refuse", overwrite:
   return _run(_jobs(images.find_images(pattern), pattern, output, SUFFIX, overwrite), code)
 
 
+def is_raw(path: str) -> bool:
+  """Tells whether a path names raw frames, by its suffix."""
+  return os.path.splitext(path)[1].lower() in _RAW
+
+
+def compress_frames(
+  model,
+  path: str,
+  output: str,
+  numbers: str = ":",
+  width: int | None = None,
+  height: int | None = None,
+  bits: int | None = None,
+  overwrite: bool = False,
+):
+  """Compresses raw 4:2:0 frames to OUTPUT/NAME_00000.kvc and so on, by the frames' numbers.
+
+  Args:
+    model: of `open_model`, of a codec of 4:2:0.
+    path: a .yuv or .y4m file.
+    output: a folder; made if need be.
+    numbers: which frames, as in "0:10".
+    width, height, bits: of `frames.open_frames`.
+    overwrite: whether files that exist are replaced.
+
+  Returns:
+    The jobs that were done.
+
+  Raises:
+    frames.FrameError: the file is no such.
+    coding.ModelError: the only frame cannot be coded.
+    FilesError: an output exists, or some of several frames were not coded.
+  """
+  reader = frames_lib.open_frames(path, width, height, bits)
+  stem = os.path.splitext(os.path.basename(path))[0]
+  jobs = [
+    Job(path, os.path.join(output, f"{stem}_{number:05}{SUFFIX}"), True, number)
+    for number in frames_lib.parse_range(numbers, reader.count)
+  ]
+  if os.path.exists(output) and not os.path.isdir(output):
+    raise FilesError(f"{output} is a file, expected a folder for the frames of {path}")
+  _check_new((job.target for job in jobs), overwrite)
+  return _run(jobs, lambda job: images.write_bytes(job.target, model.compress(reader[job.frame])))
+
+
+def decompress_frames(
+  models: Callable[[bytes], object], pattern: str, output: str, overwrite: bool = False, **options
+) -> list[str]:
+  """Decompresses .kvc files of raw frames to one .yuv or .y4m file, in the order of their names.
+
+  Args:
+    models, pattern, overwrite, **options: as in `decompress`.
+    output: a .yuv or .y4m file.
+
+  Returns:
+    The files that were decompressed.
+
+  Raises:
+    FilesError: an output exists, or a file holds another picture than a raw frame.
+    frames.FrameError: frames differ in size or depth.
+  """
+  sources = images.find_files(pattern, (SUFFIX,), ".kvc files")
+  _check_new([output], overwrite)
+
+  def decoded():
+    for source in _with_progress(sources):
+      with open(source, "rb") as file:
+        data = file.read()
+      frame = models(data).decompress(data, **options)
+      if not isinstance(frame, frames_lib.Frame):
+        raise FilesError(
+          f"{source} holds an RGB or grey picture, expected a raw frame for {output}; give an "
+          "--output such as photo.png"
+        )
+      yield frame
+
+  frames_lib.write_frames(output, decoded())
+  return sources
+
+
 def decompress(
   models: Callable[[bytes], object],
   pattern: str,
@@ -89,7 +172,13 @@ def decompress(
   def decode(job):
     with open(job.source, "rb") as file:
       data = file.read()
-    images.write_image(job.target, models(data).decompress(data, **options))
+    picture = models(data).decompress(data, **options)
+    if isinstance(picture, frames_lib.Frame):
+      raise FilesError(
+        f"{job.source} holds a raw 4:2:0 frame, expected an RGB or grey picture for {job.target}; "
+        "give an --output that ends in .y4m or .yuv"
+      )
+    images.write_image(job.target, picture)
 
   found = images.find_files(pattern, (SUFFIX,), ".kvc files")
   return _run(_jobs(found, pattern, output, ".png", overwrite), decode)
@@ -140,9 +229,15 @@ def _jobs(sources, pattern: str, output: str, suffix: str, overwrite: bool) -> l
     other = taken.setdefault(job.target, job.source)
     if other != job.source:
       raise FilesError(f"{other} and {job.source} would both become {job.target}; rename one")
-    if os.path.exists(job.target) and not overwrite:
-      raise FilesError(f"{job.target} exists; give another --output, or --overwrite to replace it")
+  _check_new((job.target for job in jobs), overwrite)
   return jobs
+
+
+def _check_new(targets: Iterable[str], overwrite: bool):
+  """Raises FilesError where an output exists and may not be replaced."""
+  for target in targets:
+    if os.path.exists(target) and not overwrite:
+      raise FilesError(f"{target} exists; give another --output, or --overwrite to replace it")
 
 
 def _run(jobs: list[Job], code: Callable[[Job], None]) -> list[Job]:
@@ -175,7 +270,7 @@ def _code_one(job: Job, code: Callable[[Job], None]) -> None:
     ) from error
 
 
-def _with_progress(jobs: list[Job]) -> Iterable[Job]:
+def _with_progress(jobs: list) -> Iterable:
   """Shows a bar where there are several files and a terminal."""
   quiet = len(jobs) == 1 or not sys.stderr.isatty()
   return tqdm.tqdm(jobs, unit="file", disable=quiet)

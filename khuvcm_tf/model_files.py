@@ -64,19 +64,26 @@ def save(
       f"whose weights fit {weights_dtype}; train it again at a lower learning rate"
     )
   codec.assign_weights(weights)
-  latents = [codec.latents(picture[np.newaxis]) for picture in pictures]
+  latents = [codec.latents(codec.planes(picture[np.newaxis])) for picture in pictures]
   try:
-    conversion = exact.convert(codec.latent_coder, latents, LOSS_LIMIT)
+    conversions = [
+      exact.convert(branch.latent_coder, y, LOSS_LIMIT)
+      for branch, y in zip(codec.branches, zip(*latents))
+    ]
   except ValueError as error:
     raise coding.ModelError(
       f"the model was not converted to integers: {error}; train it longer "
       "or on more varied pictures"
     ) from error
-  integers = conversion.coder.state()
-  description = {"format": _FORMAT, **description, "integer_loss": conversion.loss}
+  coders = [conversion.coder for conversion in conversions]
+  states = dict(zip(codec.branches, (coder.state() for coder in coders)))
+  integers = codec.prefixed(states.get)
+  # Of the branch where it is the greatest.
+  loss = max(conversion.loss for conversion in conversions)
+  description = {"format": _FORMAT, **description, "integer_loss": loss}
   fingerprint = _fingerprint(description["codec"], integers, weights)
   _write(folder, description, weights, integers, fingerprint)
-  return coding.Model(codec, conversion.coder, fingerprint, description)
+  return coding.Model(codec, coders, fingerprint, description)
 
 
 def load(path_or_name: str, precision: str = "float32") -> coding.Model:
@@ -104,15 +111,16 @@ def load(path_or_name: str, precision: str = "float32") -> coding.Model:
       )
     codec = codecs.create(description["codec"], precision, **description["arguments"])
     codec.assign_weights(weights)
-    coder = exact.from_state(codec.latent_coder, integers)
-    coder.check_arithmetic()
+    coders = _coders(codec, integers)
+    for coder in coders:
+      coder.check_arithmetic()
   except (coding.ModelError, integer_coder.InexactArithmetic):
     raise
   except Exception as error:  # numpy, zipfile and zlib raise whatever damage leads them to.
     raise coding.ModelError(
       f"{folder} is not a whole model: {_reason(error)}; copy it again from its source"
     ) from error
-  return coding.Model(codec, coder, fingerprint, description)
+  return coding.Model(codec, coders, fingerprint, description)
 
 
 def read_weights(path_or_name: str) -> dict[str, np.ndarray]:
@@ -189,6 +197,16 @@ def _roots() -> list[str]:
     return roots + [os.path.join(os.path.dirname(os.path.dirname(__file__)), "models")]
 
 
+def _coders(codec: codecs.Codec, integers: dict[str, np.ndarray]):
+  """Returns the integer coder of each branch."""
+  if len(codec.branches) == 1:
+    return [exact.from_state(codec.branches[0].latent_coder, integers)]
+  return [
+    exact.from_state(branch.latent_coder, integer_coder.within(integers, branch.name))
+    for branch in codec.branches
+  ]
+
+
 def _fingerprint(
   name: str, integers: dict[str, np.ndarray], weights: dict[str, np.ndarray]
 ) -> bytes:
@@ -196,7 +214,7 @@ def _fingerprint(
   synthesis = hashlib.sha256()
   for digest, arrays in (
     (entropy, integers),
-    (synthesis, {key: value for key, value in weights.items() if key.startswith("synthesis/")}),
+    (synthesis, {key: value for key, value in weights.items() if _is_of_synthesis(key)}),
   ):
     for key in sorted(arrays):
       array = np.ascontiguousarray(arrays[key])
@@ -204,6 +222,11 @@ def _fingerprint(
       digest.update(f"{key} {array.dtype.str} {array.shape}".encode())
       digest.update(array.tobytes())
   return entropy.digest()[: coding.ENTROPY_BYTES] + synthesis.digest()[: 8 - coding.ENTROPY_BYTES]
+
+
+def _is_of_synthesis(name: str) -> bool:
+  """Tells whether a weight, by its name, is one that a decoder's transforms need."""
+  return any(part.startswith("synthesis") for part in name.split("/")[:2])
 
 
 def _read_description(folder: str) -> dict[str, object]:

@@ -7,6 +7,9 @@ A process needs TensorFlow and the compiled ops of tensorflow-compression, nothi
   model = tf.saved_model.load(folder)
   data = model.signatures["compress"](picture=picture)["data"]      # uint8 [H, W, 3] -> string
   picture = model.signatures["decompress"](data=data)["picture"]
+
+Codecs of 4:2:0 also have `compress_frame` (y uint16 [H, W, 1], uv uint16 [h, w, 2], bits int32 ->
+data) and `decompress_frame` (data -> y, uv, bits).
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from khuvcm_tf import bitstream, coding, model_files
+from khuvcm_tf.data import frames
 
 # Registers the compiled ops, which a SavedModel needs when it is loaded.
 from tensorflow_compression.python.ops import gen_ops  # noqa: F401  isort: skip
@@ -47,10 +51,11 @@ def export(model: coding.Model, folder: str) -> None:
     input_signature=[tf.TensorSpec((), tf.string, name="data")],
     autograph=False,
   )
-  # Not as attributes of the module too, for which both would be traced and stored a second time.
+  # Not as attributes of the module too, for which all would be traced and stored a second time.
   signatures = {
     "compress": compress.get_concrete_function(),
     "decompress": decompress.get_concrete_function(),
+    **(_of_frames(model) if model.codec.picture_format.has_frames else {}),
   }
   temporary = f"{os.path.abspath(folder)}.tmp-{os.getpid()}"
   try:
@@ -66,6 +71,28 @@ def export(model: coding.Model, folder: str) -> None:
     ) from error
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _of_frames(model: coding.Model):
+  """Returns the signatures of raw 4:2:0 frames."""
+  compress = tf.function(
+    lambda y, uv, bits: {"data": model.compress_frame_graph(y, uv, bits)},
+    input_signature=[
+      tf.TensorSpec((None, None, 1), tf.uint16, name="y"),
+      tf.TensorSpec((None, None, 2), tf.uint16, name="uv"),
+      tf.TensorSpec((), tf.int32, name="bits"),
+    ],
+    autograph=False,
+  )
+  decompress = tf.function(
+    lambda data: dict(zip(("y", "uv", "bits"), model.decompress_frame_graph(data))),
+    input_signature=[tf.TensorSpec((), tf.string, name="data")],
+    autograph=False,
+  )
+  return {
+    "compress_frame": compress.get_concrete_function(),
+    "decompress_frame": decompress.get_concrete_function(),
+  }
 
 
 def is_saved_model(folder: str) -> bool:
@@ -91,11 +118,17 @@ class ExportedModel:
         "decompress; export a model with bin/export.py"
       )
 
-  def compress(self, picture: np.ndarray) -> bytes:
+  def compress(self, picture: np.ndarray | frames.Frame) -> bytes:
     """As `coding.Model.compress`."""
-    picture = tf.constant(coding.checked(picture))
+    if isinstance(picture, frames.Frame):
+      y, uv = coding.levels_of(picture)
+      inputs = {"y": tf.constant(y), "uv": tf.constant(uv), "bits": tf.constant(picture.bits)}
+      compress = self._signature("compress_frame", "raw frames")
+    else:
+      inputs = {"picture": tf.constant(coding.checked(picture))}
+      compress = self._signatures["compress"]
     try:
-      return self._signatures["compress"](picture=picture)["data"].numpy()
+      return compress(**inputs)["data"].numpy()
     except tf.errors.InvalidArgumentError as error:
       raise coding.ModelError(f"the picture cannot be coded: {coding.assertion(error)}") from error
 
@@ -104,11 +137,13 @@ class ExportedModel:
     data: bytes,
     max_pixels: int = bitstream.DEFAULT_MAX_PIXELS,
     allow_other_synthesis: bool = False,
-  ) -> np.ndarray:
-    """As `coding.Model.decompress`, but for files of this very model alone."""
-    if allow_other_synthesis:
+    luma_only: bool = False,
+  ) -> np.ndarray | frames.Frame:
+    """As `coding.Model.decompress`, but for whole pictures in files of this very model alone."""
+    if allow_other_synthesis or luma_only:
       raise coding.ModelError(
-        "an exported model decodes its own files alone; drop --allow_other_synthesis"
+        "an exported model decodes its own files alone, to whole pictures; drop "
+        "--allow_other_synthesis and --luma_only, or give the model's folder"
       )
     header, _ = bitstream.parse(data, max_pixels)
     if header.fingerprint != self.fingerprint:
@@ -117,6 +152,17 @@ class ExportedModel:
         f"{self.fingerprint.hex()}; use the model that wrote it"
       )
     try:
-      return self._signatures["decompress"](data=tf.constant(data))["picture"].numpy()
+      if header.input_format != bitstream.YCBCR420:
+        return self._signatures["decompress"](data=tf.constant(data))["picture"].numpy()
+      found = self._signature("decompress_frame", "raw frames")(data=tf.constant(data))
+      return coding.frame_of(found["y"].numpy(), found["uv"].numpy(), header.bit_depth)
     except tf.errors.InvalidArgumentError as error:
       raise bitstream.BitstreamError(coding.assertion(error)) from error
+
+  def _signature(self, name: str, of_what: str):
+    if name not in self._signatures:
+      raise coding.ModelError(
+        f"the exported model has no signature {name}, expected one of a 4:2:0 codec for {of_what}; "
+        "use a model of luma_chroma420 or cross_component"
+      )
+    return self._signatures[name]

@@ -99,7 +99,7 @@ class TestCompress:
 
   def test_names_a_latent_that_lies_too_far_in_one_line(self, model, picture, monkeypatch):
     """As of a model whose training has run away, to large latents or to none."""
-    broken = coding.Model(model.codec, model.coder, model.fingerprint, model.description)
+    broken = coding.Model(model.codec, model.coders, model.fingerprint, model.description)
     factor = tf.Variable(1e6)
     latents = model._latents
     monkeypatch.setattr(broken, "_latents", lambda picture: _scaled(latents(picture), factor))
@@ -176,7 +176,7 @@ class TestDecompress:
     assert decoded.shape == picture.shape
     assert (decoded != model.decompress(data)).any()
     symbols = [
-      each.coder.decode(tf.constant(bitstream.parse(data)[1]), 4, 8) for each in (model, other)
+      each.coders[0].decode(tf.constant(bitstream.parse(data)[1]), 4, 8) for each in (model, other)
     ]
     for one, two in zip(*symbols):
       np.testing.assert_array_equal(one, two)

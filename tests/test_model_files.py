@@ -92,9 +92,9 @@ class TestSave:
       loaded.codec.named_weights().items(), saved.codec.named_weights().values()
     ):
       np.testing.assert_array_equal(ours, theirs, name)
-    for name, array in saved.coder.state().items():
-      assert loaded.coder.state()[name].dtype == array.dtype, name
-      np.testing.assert_array_equal(loaded.coder.state()[name], array, name)
+    for name, array in saved.coders[0].state().items():
+      assert loaded.coders[0].state()[name].dtype == array.dtype, name
+      np.testing.assert_array_equal(loaded.coders[0].state()[name], array, name)
     stored = _arrays(tmp_path / "model" / "weights.npz")
     assert {array.dtype.name for array in stored.values()} == {dtype}
 

@@ -186,8 +186,8 @@ class TestExport:
     _checked_in_tensorflow_2_17(model, export, pictures, tmp_path)
 
   def test_holds_integers_at_most_once_for_each_signature(self, model, export):
-    integers = sum(layer.kernel.nbytes for layer in model.coder.network.layers)
-    assert _constants(export) < 2 * (integers + model.coder.tables.lookup.nbytes) + 400_000
+    integers = sum(layer.kernel.nbytes for layer in model.coders[0].network.layers)
+    assert _constants(export) < 2 * (integers + model.coders[0].tables.lookup.nbytes) + 400_000
 
   def test_writes_into_an_empty_folder_and_leaves_no_other(self, export):
     assert os.listdir(export.parent) == ["export"]
@@ -239,7 +239,7 @@ class TestExportOfContextModels:
 
   def test_holds_integers_at_most_once_for_each_signature(self, made):
     model, folder = made
-    coder = model.coder
+    coder = model.coders[0]
     networks = coder.hyper, coder.context, coder.parameters
     integers = sum(layer.kernel.nbytes for network in networks for layer in network.layers)
     tables = sum(each.nbytes for each in (coder.tables.lookup, *coder.y_coder.tables))

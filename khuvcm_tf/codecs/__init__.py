@@ -5,7 +5,15 @@ from __future__ import annotations
 import tensorflow as tf
 
 from khuvcm_tf import errors
-from khuvcm_tf.codecs import bmshj2018, cheng2020, mbt2018, mbt2018_mean
+from khuvcm_tf.codecs import (
+  bmshj2018,
+  cheng2020,
+  cross_component,
+  luma_chroma420,
+  mbt2018,
+  mbt2018_mean,
+  ycbcr444,
+)
 from khuvcm_tf.codecs.codec import Codec
 
 _BUILDERS = {
@@ -13,6 +21,9 @@ _BUILDERS = {
   "mbt2018_mean": mbt2018_mean.build,
   "mbt2018": mbt2018.build,
   "cheng2020": cheng2020.build,
+  "ycbcr444": ycbcr444.build,
+  "luma_chroma420": luma_chroma420.build,
+  "cross_component": cross_component.build,
 }
 
 

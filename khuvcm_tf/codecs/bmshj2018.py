@@ -16,7 +16,7 @@ of sigma, so that its index in the table of scales is linear in the network's ou
 from __future__ import annotations
 
 from khuvcm_tf import layers
-from khuvcm_tf.codecs import codec
+from khuvcm_tf.codecs import codec, picture_format
 from khuvcm_tf.entropy import hyperprior
 
 
@@ -29,8 +29,6 @@ def build(num_filters: int = 128, latent_depth: int = 192, activation: str = "gd
     activation: of the transforms, "gdn" (the paper's) or "prelu".
   """
   n, m = num_filters, latent_depth
-  g_a = layers.four_stage_analysis(n, m, activation)
-  g_s = layers.four_stage_synthesis(n, m, activation)
   h_a = [
     layers.conv(n, 3, name="conv0"),
     layers.rectifier(0.0, name="act0"),
@@ -46,10 +44,18 @@ def build(num_filters: int = 128, latent_depth: int = 192, activation: str = "gd
     layers.conv(m, 3, name="conv2"),
   ]
   return codec.Codec(
-    codec.Rgb(),
-    g_a,
-    g_s,
-    hyperprior.Hyperprior(
-      h_a, h_s, latent_depth=m, hyper_depth=n, means=False, absolute=True, quantization_mode="noise"
+    picture_format.Rgb(),
+    codec.Branch(
+      layers.four_stage_analysis(n, m, activation),
+      layers.four_stage_synthesis(n, m, activation),
+      hyperprior.Hyperprior(
+        h_a,
+        h_s,
+        latent_depth=m,
+        hyper_depth=n,
+        means=False,
+        absolute=True,
+        quantization_mode="noise",
+      ),
     ),
   )

@@ -18,7 +18,7 @@ Gaussian. The 1x1 layers are as wide as Minnen's (10/3 and 8/3 N), as in publish
 from __future__ import annotations
 
 from khuvcm_tf import layers
-from khuvcm_tf.codecs import codec
+from khuvcm_tf.codecs import codec, picture_format
 from khuvcm_tf.entropy import context
 
 
@@ -69,18 +69,20 @@ def build(
     layers.conv((3 * num_mixtures if num_mixtures > 1 else 2) * n, 1, name="conv2"),
   ]
   return codec.Codec(
-    codec.Rgb(),
-    _analysis(n, attention, activation),
-    _synthesis(n, attention, activation),
-    context.ContextModel(
-      h_a,
-      h_s,
-      parameters,
-      latent_depth=n,
-      hyper_depth=n,
-      hyper_features=2 * n,
-      num_mixtures=num_mixtures,
-      quantization_mode="mixed",
+    picture_format.Rgb(),
+    codec.Branch(
+      _analysis(n, attention, activation),
+      _synthesis(n, attention, activation),
+      context.ContextModel(
+        h_a,
+        h_s,
+        parameters,
+        latent_depth=n,
+        hyper_depth=n,
+        hyper_features=2 * n,
+        num_mixtures=num_mixtures,
+        quantization_mode="mixed",
+      ),
     ),
   )
 

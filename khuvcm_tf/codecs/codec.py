@@ -1,69 +1,131 @@
-"""What a codec is: a picture format, an analysis, a synthesis, and a latent coder between them."""
+"""What a codec is: a picture format, and branches of analysis, synthesis and latent coder."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Callable, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from khuvcm_tf.codecs import picture_format as picture_format_lib
+from khuvcm_tf.codecs.picture_format import Planes
+from khuvcm_tf.entropy import latent_coder as latent_coder_lib
 from khuvcm_tf.layers import Transform
-from khuvcm_tf.ops import padding
+
+# How a transform is applied: as a plain network, or in bands.
+Run = Callable[[Transform, tf.Tensor], tf.Tensor]
 
 
-class Rgb:
-  """RGB pictures, [B, H, W, 3], 0..255; networks see 0..1."""
+def plain(transform: Transform, x: tf.Tensor) -> tf.Tensor:
+  return transform(x)
 
-  name = "rgb"
-  channels = 3
 
-  def to_network(self, pictures: tf.Tensor, dtype) -> tf.Tensor:
-    return tf.cast(pictures, dtype) / 255.0
+def in_bands(transform: Transform, x: tf.Tensor) -> tf.Tensor:
+  return transform.in_bands(x)
 
-  def from_network(self, x: tf.Tensor) -> tf.Tensor:
-    return x * 255.0
+
+class Known(NamedTuple):
+  """What a decoder has of a branch: latents y_hat, and the samples that it made of them."""
+
+  y_hat: tf.Tensor
+  samples: tf.Tensor
+
+
+class Branch(tf.keras.layers.Layer):
+  """Codes samples: y = g_a(x), x_hat = g_s(y_hat), and the latent coder between them.
+
+  Most codecs have one branch, which codes all channels of the samples. Where there are several,
+  each codes some of the channels, and may look at what is known of those before it.
+
+  Args:
+    analysis: g_a.
+    synthesis: g_s.
+    latent_coder: quantizes y and tells its bits.
+    name: stands before the names of weights and substreams where there are several branches.
+  """
+
+  def __init__(
+    self,
+    analysis: Transform,
+    synthesis: Transform,
+    latent_coder: latent_coder_lib.LatentCoder,
+    name: str = "branch",
+  ):
+    super().__init__(name=name)
+    self.analysis, self.synthesis, self.latent_coder = analysis, synthesis, latent_coder
+
+  @property
+  def networks(self) -> dict[str, tf.keras.layers.Layer]:
+    """All parts that have weights, by name; what a decoder needs begins with `synthesis`."""
+    return {"analysis": self.analysis, "synthesis": self.synthesis, **self.latent_coder.networks}
+
+  def latents(self, samples: tf.Tensor, known: Sequence[Known], run: Run) -> tf.Tensor:
+    """Returns y, [B, h, w, M].
+
+    Args:
+      samples: [B, H, W, C], of all branches.
+      known: of the branches before.
+      run: how transforms are applied.
+    """
+    del known
+    return run(self.analysis, samples)
+
+  def samples(self, y_hat: tf.Tensor, known: Sequence[Known], run: Run) -> tf.Tensor:
+    """Returns the decoded samples of this branch's channels."""
+    del known
+    return run(self.synthesis, y_hat)
 
 
 class Codec(tf.keras.Model):
   """A codec composed of its parts; it holds no coder state, and no float of it steers a coder.
 
   Args:
-    picture_format: pictures to the networks' numbers and back.
-    analysis: g_a, pictures to latents y.
-    synthesis: g_s, latents to pictures.
-    latent_coder: quantizes y and tells its bits (`entropy.hyperprior`).
+    picture_format: pictures to the networks' samples and back.
+    *branches: in the order in which they are coded.
   """
 
-  def __init__(
-    self,
-    picture_format: Rgb,
-    analysis: Transform,
-    synthesis: Transform,
-    latent_coder: tf.keras.layers.Layer,
-  ):
-    super().__init__()
+  def __init__(self, picture_format: picture_format_lib.Rgb, *branches: Branch):
+    # Planes stay as they are, whatever the precision of the networks.
+    super().__init__(autocast=False)
     self.picture_format = picture_format
-    self.analysis = analysis
-    self.synthesis = synthesis
-    self.latent_coder = latent_coder
+    self.branches = list(branches)
+
+  @property
+  def latent_stride(self) -> int:
+    """Pixels along the side of a latent."""
+    return self.picture_format.side * self.branches[0].analysis.stride
 
   @property
   def stride(self) -> int:
-    """Both sides of a picture are padded to a multiple of this."""
-    return self.analysis.stride * self.latent_coder.stride
+    """Both sides of a picture are padded to a multiple of this many pixels."""
+    return math.lcm(*(self.latent_stride * each.latent_coder.stride for each in self.branches))
 
   @property
-  def substreams(self):
-    return self.latent_coder.substreams
+  def substreams(self) -> tuple[str, ...]:
+    return tuple(self.prefixed(lambda branch: dict.fromkeys(branch.latent_coder.substreams), "_"))
 
   @property
-  def networks(self) -> dict[str, tf.keras.layers.Layer]:
-    """All parts that have weights, by name."""
-    return {"analysis": self.analysis, "synthesis": self.synthesis, **self.latent_coder.networks}
+  def sample_dtype(self) -> tf.DType:
+    """Of planes: float64 where the transforms are, so that pixels are equal on all machines."""
+    return tf.float64 if self.compute_dtype == "float64" else tf.float32
+
+  def prefixed(self, by_name: Callable[[Branch], dict], separator: str = "/") -> dict:
+    """Joins what each branch has by name; where there are several, their names stand before."""
+    if len(self.branches) == 1:
+      return by_name(self.branches[0])
+    return {
+      f"{branch.name}{separator}{name}": value
+      for branch in self.branches
+      for name, value in by_name(branch).items()
+    }
 
   def named_weights(self) -> dict[str, tf.Variable]:
     """Returns all weights by names such as `synthesis/conv0/kernel`."""
     return {
       f"{part}/{weight.name.split(':')[0]}": weight
-      for part, network in self.networks.items()
+      for part, network in self.prefixed(lambda branch: branch.networks).items()
       for weight in network.trainable_weights
     }
 
@@ -84,32 +146,77 @@ class Codec(tf.keras.Model):
         )
       weight.assign(values[name].astype(weight.dtype.as_numpy_dtype))
 
-  def call(self, pictures: tf.Tensor, training: bool = False):
+  def planes(self, rgb: tf.Tensor) -> Planes:
+    """Returns the planes of RGB pictures [B, H, W, 3], 0..255 of any type."""
+    return self.picture_format.planes(rgb, self.sample_dtype)
+
+  def call(self, planes: Planes, training: bool = False):
     """Codes pictures in floats, as training and its validation need it.
 
     Args:
-      pictures: [B, H, W, C], 0..255, any size.
+      planes: of pictures of any size.
       training: whether rounding is replaced by its differentiable stand-in.
 
     Returns:
-      The decoded pictures [B, H, W, C] float32, neither rounded nor clipped, and
-      {substream: bits [B]}.
+      The decoded planes, neither rounded nor clipped, and {substream: bits [B]}.
     """
-    padded = padding.pad_to_multiple(pictures, self.stride)
-    y = self.analysis(self.picture_format.to_network(padded, self.compute_dtype))
-    y_hat, bits = self.latent_coder(y, training=training)
-    x_hat = self.synthesis(tf.cast(y_hat, self.compute_dtype))
-    decoded = self.picture_format.from_network(tf.cast(x_hat, tf.float32))
-    return padding.crop(decoded, tf.shape(pictures)[1], tf.shape(pictures)[2]), bits
+    samples = self._samples(planes)
+    bits, known = {}, []
+    for branch in self.branches:
+      y = branch.latents(samples, known, plain)
+      y_hat, bits[branch] = branch.latent_coder(y, training=training)
+      y_hat = tf.cast(y_hat, self.compute_dtype)
+      known.append(Known(y_hat, branch.samples(y_hat, known, plain)))
+    return self._decoded(known, planes), self.prefixed(bits.get, "_")
 
-  def latents(self, pictures: tf.Tensor) -> tf.Tensor:
-    """Returns y = g_a(x) of pictures of any size, in bands, [B, H'/16, W'/16, M]."""
-    padded = padding.pad_to_multiple(pictures, self.stride)
-    return self.analysis.in_bands(self.picture_format.to_network(padded, self.compute_dtype))
+  def encode(self, planes: Planes, code: Callable[[Branch, tf.Tensor], tf.Tensor]):
+    """Computes the latents of pictures of any size, in bands.
 
-  def reconstruction(self, y_hat: tf.Tensor, height, width) -> tf.Tensor:
-    """Returns the uint8 pictures [B, height, width, C] of decoded latents, in bands."""
-    x_hat = self.synthesis.in_bands(tf.cast(y_hat, self.compute_dtype))
-    x_hat = padding.crop(x_hat, height, width)
-    levels = tf.round(self.picture_format.from_network(x_hat))
-    return tf.cast(tf.clip_by_value(levels, 0.0, 255.0), tf.uint8)
+    Args:
+      planes: of the pictures.
+      code: (branch, y [B, h, w, M]) -> y_hat as a decoder will find it; the last one's is not used.
+    """
+    samples, known = self._samples(planes), []
+    for branch in self.branches:
+      y_hat = code(branch, branch.latents(samples, known, in_bands))
+      if branch is not self.branches[-1]:
+        known.append(self._known(branch, y_hat, known))
+
+  def decode(self, y_hats: Sequence[tf.Tensor], height, width) -> Planes:
+    """Returns the planes of decoded latents, neither rounded nor clipped, in bands.
+
+    Args:
+      y_hats: of all branches, or of the first ones: then planes lack the channels of the others.
+      height, width: of the pictures in pixels.
+    """
+    known = []
+    for branch, y_hat in zip(self.branches, y_hats):
+      known.append(self._known(branch, y_hat, known))
+    samples = self._joined(known)
+    return self.picture_format.from_network(tf.cast(samples, self.sample_dtype), height, width)
+
+  def latents(self, planes: Planes) -> list[tf.Tensor]:
+    """Returns y of each branch, in bands; later branches see what floats know of earlier ones."""
+    found = []
+
+    def code(branch, y):
+      found.append(y)
+      return None if branch is self.branches[-1] else branch.latent_coder(y)[0]
+
+    self.encode(planes, code)
+    return found
+
+  def _samples(self, planes):
+    return self.picture_format.to_network(planes, self.stride, self.compute_dtype)
+
+  def _known(self, branch, y_hat, known):
+    y_hat = tf.cast(y_hat, self.compute_dtype)
+    return Known(y_hat, branch.samples(y_hat, known, in_bands))
+
+  def _joined(self, known):
+    return tf.concat([each.samples for each in known], axis=-1)
+
+  def _decoded(self, known, planes):
+    samples = tf.cast(self._joined(known), self.sample_dtype)
+    height, width = tf.shape(planes[0])[1], tf.shape(planes[0])[2]
+    return self.picture_format.from_network(samples, height, width)

@@ -16,8 +16,7 @@ Decoding goes place by place: `entropy.integer_context` does it in wavefronts, i
 from __future__ import annotations
 
 from khuvcm_tf import layers
-from khuvcm_tf.codecs import codec
-from khuvcm_tf.entropy import context
+from khuvcm_tf.codecs import codec, latent_coders, picture_format
 
 
 def build(
@@ -32,39 +31,11 @@ def build(
     leaky_slope: of the rectifiers in the entropy model.
   """
   n, m = num_filters, latent_depth
-  h_a = [
-    layers.conv(n, 3, name="conv0"),
-    layers.rectifier(leaky_slope, name="act0"),
-    layers.conv_down(n, 5, 2, name="conv1"),
-    layers.rectifier(leaky_slope, name="act1"),
-    layers.conv_down(n, 5, 2, name="conv2"),
-  ]
-  h_s = [
-    layers.conv_up(m, 5, 2, name="conv0"),
-    layers.rectifier(leaky_slope, name="act0"),
-    layers.conv_up(m * 3 // 2, 5, 2, name="conv1"),
-    layers.rectifier(leaky_slope, name="act1"),
-    layers.conv(2 * m, 3, name="conv2"),
-  ]
-  parameters = [
-    layers.conv(m * 10 // 3, 1, name="conv0"),
-    layers.rectifier(leaky_slope, name="act0"),
-    layers.conv(m * 8 // 3, 1, name="conv1"),
-    layers.rectifier(leaky_slope, name="act1"),
-    layers.conv(2 * m, 1, name="conv2"),
-  ]
   return codec.Codec(
-    codec.Rgb(),
-    layers.four_stage_analysis(n, m, activation),
-    layers.four_stage_synthesis(n, m, activation),
-    context.ContextModel(
-      h_a,
-      h_s,
-      parameters,
-      latent_depth=m,
-      hyper_depth=n,
-      hyper_features=2 * m,
-      num_mixtures=1,
-      quantization_mode="mixed",
+    picture_format.Rgb(),
+    codec.Branch(
+      layers.four_stage_analysis(n, m, activation),
+      layers.four_stage_synthesis(n, m, activation),
+      latent_coders.joint(n, m, 1, leaky_slope),
     ),
   )

@@ -17,8 +17,7 @@ learned image compression. ICIP 2020, section 3.2).
 from __future__ import annotations
 
 from khuvcm_tf import layers
-from khuvcm_tf.codecs import codec
-from khuvcm_tf.entropy import hyperprior
+from khuvcm_tf.codecs import codec, latent_coders, picture_format
 
 
 def build(
@@ -33,27 +32,11 @@ def build(
     leaky_slope: of the rectifiers in the hyper transforms.
   """
   n, m = num_filters, latent_depth
-  g_a = layers.four_stage_analysis(n, m, activation)
-  g_s = layers.four_stage_synthesis(n, m, activation)
-  h_a = [
-    layers.conv(n, 3, name="conv0"),
-    layers.rectifier(leaky_slope, name="act0"),
-    layers.conv_down(n, 5, 2, name="conv1"),
-    layers.rectifier(leaky_slope, name="act1"),
-    layers.conv_down(n, 5, 2, name="conv2"),
-  ]
-  h_s = [
-    layers.conv_up(m, 5, 2, name="conv0"),
-    layers.rectifier(leaky_slope, name="act0"),
-    layers.conv_up(m * 3 // 2, 5, 2, name="conv1"),
-    layers.rectifier(leaky_slope, name="act1"),
-    layers.conv(2 * m, 3, name="conv2"),
-  ]
   return codec.Codec(
-    codec.Rgb(),
-    g_a,
-    g_s,
-    hyperprior.Hyperprior(
-      h_a, h_s, latent_depth=m, hyper_depth=n, means=True, absolute=False, quantization_mode="mixed"
+    picture_format.Rgb(),
+    codec.Branch(
+      layers.four_stage_analysis(n, m, activation),
+      layers.four_stage_synthesis(n, m, activation),
+      latent_coders.mean_and_scale(n, m, leaky_slope),
     ),
   )

@@ -1,1 +1,1 @@
-"""Pictures in and out of files, and the pipelines that feed training."""
+"""Pictures and raw frames in and out of files, and the pipelines that feed training."""

@@ -87,6 +87,10 @@ class IntegerCoder(tf.Module):
     """
     raise NotImplementedError
 
+  def y_hat(self, y: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
+    """Returns what a decoder finds: float y [1, h, w, M] and z [1, h/4, w/4, N] -> float32."""
+    raise NotImplementedError
+
   def answer(self) -> int:
     """Returns a checksum of `sample_parameters`."""
     parts = [part.numpy().astype("<i4").reshape(-1) for part in self.sample_parameters()]

@@ -91,14 +91,16 @@ class IntegerContext(integer_coder.IntegerCoder):
     """Returns what tells mixtures, int32 [1, h, w, 3 K M], from phi and `psi_sums`."""
     return self.parameters.finish([self.parameters.begin(phi, 0)[0] + psi_sums])
 
+  def y_hat(self, y, z):
+    return _rounded(y)
+
   def code_y(self, stream, state, y: tf.Tensor | None, z: tf.Tensor):
     psi = self.hyper(self.z_hat(z))
     height, width = tf.shape(psi)[1], tf.shape(psi)[2]
     if y is None:
       symbols = tf.zeros(tf.stack([height, width, self.depth]), tf.int32)
     else:
-      # Far beyond what can be coded, and within int32.
-      symbols = tf.cast(tf.round(tf.clip_by_value(y[0], -(2.0**24), 2.0**24)), tf.int32)
+      symbols = tf.cast(_rounded(y)[0], tf.int32)
     state, symbols = self.in_order(
       lambda state, values, told: self.y_coder.code(stream, state, values, told),
       state,
@@ -187,6 +189,11 @@ class IntegerContext(integer_coder.IntegerCoder):
       ),
       int(state["known_answer"]),
     )
+
+
+def _rounded(y: tf.Tensor) -> tf.Tensor:
+  # Far beyond what can be coded, and within int32.
+  return tf.cast(tf.round(tf.clip_by_value(y, -(2.0**24), 2.0**24)), tf.float32)
 
 
 def convert(

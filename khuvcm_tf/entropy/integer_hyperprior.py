@@ -78,6 +78,10 @@ class IntegerHyperprior(integer_coder.IntegerCoder):
     """Returns y_hat, float32 [1, h, w, M]: exact, as symbols are small and means are in 1/64."""
     return tf.cast(symbols, tf.float32) + tf.cast(mean, tf.float32) / UNITS
 
+  def y_hat(self, y, z):
+    mean, _ = self.parameters(self.symbols_of_z(z))
+    return self.latents(self.symbols_of_y(y, mean), mean)
+
   def code_y(self, stream, state, y: tf.Tensor | None, z: tf.Tensor):
     mean, rows = self.parameters(z)
     symbols = tf.zeros_like(rows) if y is None else self.symbols_of_y(y, mean)

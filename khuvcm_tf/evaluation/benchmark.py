@@ -41,6 +41,7 @@ from khuvcm_tf import bitstream, codecs, errors
 from khuvcm_tf.data import images
 from khuvcm_tf.entropy import exact, integer_context, range_coder
 from khuvcm_tf.evaluation import demo
+from khuvcm_tf.ops import color
 
 STAGES = ("transforms", "hyperprior", "context_loop", "range_coder")
 PHOTO = "coffee"
@@ -206,12 +207,12 @@ def random_codec(name: str, num_filters: int | None, picture: np.ndarray) -> cod
   """
   tf.keras.utils.set_random_seed(0)
   codec = codecs.create(name, **{key: num_filters or n for key, n in _ARGUMENTS[name].items()})
-  y = codec.latents(picture[np.newaxis]).numpy()
+  y = _latents(codec, picture[np.newaxis]).numpy()
   spread = np.random.default_rng(0).permutation(np.geomspace(*_SPREAD, y.shape[-1]))
   factor = spread / np.maximum(y.std((0, 1, 2)), 1e-6)
-  codec.analysis.add(tf.keras.layers.Rescaling(factor, -factor * y.mean((0, 1, 2))))
+  codec.branches[0].analysis.add(tf.keras.layers.Rescaling(factor, -factor * y.mean((0, 1, 2))))
   bias = codec.named_weights()["entropy_parameters/conv2/bias"]
-  log_scales = np.tile(np.log(spread), codec.latent_coder.num_mixtures)
+  log_scales = np.tile(np.log(spread), codec.branches[0].latent_coder.num_mixtures)
   bias.assign(np.append(bias.numpy()[: -log_scales.size], log_scales))
   return codec
 
@@ -262,8 +263,8 @@ def prepare(
   """Converts the latent coder of `random_codec`; returns its state."""
   _tell(name, picture, "conversion to integers")
   codec = random_codec(name, num_filters, picture)
-  y = codec.latents(picture[np.newaxis])
-  return exact.convert(codec.latent_coder, [y], _LIMIT).coder.state()
+  y = _latents(codec, picture[np.newaxis])
+  return exact.convert(codec.branches[0].latent_coder, [y], _LIMIT).coder.state()
 
 
 def measure(
@@ -292,7 +293,7 @@ def measure(
     return _fastest(repeats, graph, *args)
 
   codec = random_codec(name, num_filters, picture)
-  coder = exact.from_state(codec.latent_coder, integers)
+  coder = exact.from_state(codec.branches[0].latent_coder, integers)
 
   analysis, synthesis = _transforms(codec)
   write_z, read_z = _hyperprior(codec, coder)
@@ -374,13 +375,23 @@ def _graph(function, *signature):
   return tf.function(function, signature, autograph=False)
 
 
+def _latents(codec: codecs.Codec, pictures: tf.Tensor) -> tf.Tensor:
+  """Returns y of RGB pictures, uint8 [B, H, W, 3]."""
+  (y,) = codec.latents(codec.planes(pictures))
+  return y
+
+
 def _transforms(codec: codecs.Codec):
   """Returns graphs of g_a and g_s: of any picture, as in `coding.Model`."""
+
+  def synthesis(y_hat, height, width):
+    return color.levels(codec.picture_format.rgb(codec.decode([y_hat], height, width)))
+
   side = tf.TensorSpec((), tf.int32)
-  y_hat = tf.TensorSpec((1, None, None, codec.latent_coder.latent_depth), tf.float32)
+  y_hat = tf.TensorSpec((1, None, None, codec.branches[0].latent_coder.latent_depth), tf.float32)
   return (
-    _graph(codec.latents, tf.TensorSpec((1, None, None, 3), tf.uint8)),
-    _graph(codec.reconstruction, y_hat, side, side),
+    _graph(lambda pictures: _latents(codec, pictures), tf.TensorSpec((1, None, None, 3), tf.uint8)),
+    _graph(synthesis, y_hat, side, side),
   )
 
 
@@ -389,7 +400,7 @@ def _hyperprior(codec: codecs.Codec, coder: integer_context.IntegerContext):
   are right, and psi."""
 
   def write(y):
-    z = codec.latent_coder.side_information(y)
+    z = codec.branches[0].latent_coder.side_information(y)
     with tf.device("CPU:0"), range_coder.uncompiled():
       data, z = coder.pass_z(coder.table_coder.writer(), coder.symbols_of_z(z))
       return data, coder.hyper(coder.z_hat(z))

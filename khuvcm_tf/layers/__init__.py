@@ -1,6 +1,7 @@
 """Keras layers from which transforms are built; the one place where tfc's layers get arguments."""
 
 from khuvcm_tf.layers.four_stage import four_stage_analysis, four_stage_synthesis
+from khuvcm_tf.layers.luma import LumaDown, LumaUp
 from khuvcm_tf.layers.masked import MaskedConv2D
 from khuvcm_tf.layers.residual import Attention, ResidualBlock, ResidualDown, ResidualUp, Subpixel
 from khuvcm_tf.layers.signal import activation, conv, conv_down, conv_up, rectifier
@@ -8,6 +9,8 @@ from khuvcm_tf.layers.transform import Transform
 
 __all__ = [
   "Attention",
+  "LumaDown",
+  "LumaUp",
   "MaskedConv2D",
   "ResidualBlock",
   "ResidualDown",

@@ -20,10 +20,19 @@ class Transform(tf.keras.Sequential):
 
   `transform(x)` is the plain network, as training uses it. `transform.in_bands(x)` is the same
   within rounding, with memory bounded by `banding.BAND_BYTES` for each band.
+
+  Args:
+    layers: from samples to latents, or back.
+    name: of the transform.
+    in_channels: of what it is given.
+    side: pixels along the side of a sample.
   """
 
-  def __init__(self, layers: Sequence[tf.keras.layers.Layer], name: str, in_channels: int):
+  def __init__(
+    self, layers: Sequence[tf.keras.layers.Layer], name: str, in_channels: int, side: int = 1
+  ):
     super().__init__(layers, name=name)
+    self._pixels = side**2
     self.filters = max(getattr(layer, "filters", 0) for layer in layers)
     kernels, down, up = zip(*(step for layer in layers for step in signal.reach(layer)))
     self.stride = 1
@@ -44,13 +53,13 @@ class Transform(tf.keras.Sequential):
     """
     if self.enlarges:
       width, halo = tf.shape(x)[2] * self.stride, self.halo * self.stride
-      rows = banding.band_rows(
-        width, _SYNTHESIS_BYTES * self.filters * x.dtype.size / 4, self.stride, halo
-      )
-      return banding.in_bands(self, x, rows // self.stride, self.halo, self.stride, 1)
-    # Cuts of an analysis fall on whole latent rows.
-    halo = -(-self.halo // self.stride) * self.stride
-    rows = banding.band_rows(
-      tf.shape(x)[2], _ANALYSIS_BYTES * self.filters * x.dtype.size / 4, self.stride, halo
-    )
-    return banding.in_bands(self, x, rows, halo, 1, self.stride)
+      bytes_per_place = _SYNTHESIS_BYTES * self._pixels * self.filters * x.dtype.size / 4
+      rows = banding.band_rows(width, bytes_per_place, self.stride, halo)
+      y = banding.in_bands(self, x, rows // self.stride, self.halo, self.stride, 1)
+    else:
+      # Cuts of an analysis fall on whole latent rows.
+      halo = -(-self.halo // self.stride) * self.stride
+      bytes_per_place = _ANALYSIS_BYTES * self._pixels * self.filters * x.dtype.size / 4
+      rows = banding.band_rows(tf.shape(x)[2], bytes_per_place, self.stride, halo)
+      y = banding.in_bands(self, x, rows, halo, 1, self.stride)
+    return tf.ensure_shape(y, (None, None, None, self.output_shape[-1]))

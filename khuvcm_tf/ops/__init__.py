@@ -1,1 +1,1 @@
-"""Pure functions on tensors: padding, banding. No state, no layers."""
+"""Pure functions on tensors: padding, banding, colour. No state, no layers."""

@@ -59,14 +59,14 @@ class Board:
     with self._writer.as_default(step=step):
       tf.summary.image(name, tf.cast(row, tf.uint8)[tf.newaxis])
 
-  def latents(self, step: int, y_hat: np.ndarray, bits: np.ndarray):
+  def latents(self, step: int, name: str, y_hat: np.ndarray, bits: np.ndarray):
     """Shows a picture's latents [h, w, M] and their bits [h, w, M]."""
     order = np.argsort(-bits.sum(axis=(0, 1)))[:16]
     with self._writer.as_default(step=step):
-      tf.summary.histogram("latents/values", y_hat)
-      tf.summary.histogram("latents/bits_per_channel", bits.sum(axis=(0, 1)))
-      tf.summary.image("latents/costliest_channels", _mosaic(y_hat[..., order]))
-      tf.summary.image("latents/bits_per_place", _mosaic(bits.sum(axis=-1, keepdims=True)))
+      tf.summary.histogram(f"{name}/values", y_hat)
+      tf.summary.histogram(f"{name}/bits_per_channel", bits.sum(axis=(0, 1)))
+      tf.summary.image(f"{name}/costliest_channels", _mosaic(y_hat[..., order]))
+      tf.summary.image(f"{name}/bits_per_place", _mosaic(bits.sum(axis=-1, keepdims=True)))
 
   def flush(self):
     self._writer.flush()

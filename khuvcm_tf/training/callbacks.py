@@ -152,8 +152,10 @@ def validate(
   means = {name: float(np.mean([each[name] for each in terms])) for name in terms[0]}
   board.scalars(step, {f"validation/{name}": value for name, value in means.items()})
   codec = trainer.codec
-  y_hat, bits = codec.latent_coder.element_bits(codec.latents(pictures[0][np.newaxis]))
-  board.latents(step, y_hat[0].numpy(), bits["y"][0].numpy())
+  for branch, y in zip(codec.branches, codec.latents(codec.planes(pictures[0][np.newaxis]))):
+    y_hat, bits = branch.latent_coder.element_bits(y)
+    name = "latents" if len(codec.branches) == 1 else f"latents_{branch.name}"
+    board.latents(step, name, y_hat[0].numpy(), bits["y"][0].numpy())
   return means
 
 

@@ -1,8 +1,22 @@
-"""Distortions between a picture and its reconstruction, on the 0..255 scale."""
+"""Distortions between a picture and its reconstruction, on the 0..255 scale.
+
+A distortion of training is a function: (picture format, planes, decoded planes) -> [B].
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Callable
+
 import tensorflow as tf
+
+from khuvcm_tf.codecs import picture_format as picture_format_lib
+
+Distortion = Callable[
+  [picture_format_lib.Rgb, picture_format_lib.Planes, picture_format_lib.Planes], tf.Tensor
+]
+
+KINDS = ("mse", "ms_ssim")
 
 _MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # finest scale first
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
@@ -12,6 +26,25 @@ _LEAST_FACTOR = 1e-4
 
 # Five scales of an 11x11 window: 11 * 2^4.
 MS_SSIM_SMALLEST_SIDE = 176
+
+
+def create(kind: str, shares: Sequence[float] | None = None) -> Distortion:
+  """Returns a distortion.
+
+  Args:
+    kind: "mse": sum_c s_c MSE_c, each component over its own samples; "ms_ssim": 1 - MS-SSIM of the
+      RGB pictures.
+    shares: s, one for each component; None: the picture format's weights over their sum.
+  """
+  if kind == "ms_ssim":
+    return lambda form, original, decoded: ms_ssim(form.rgb(original), form.rgb(decoded))
+
+  def weighted(form, original, decoded):
+    factors = shares or [each / sum(form.weights) for each in form.weights]
+    errors = tf.cast(form.squared_errors(original, decoded), tf.float32)
+    return tf.linalg.matvec(errors, tf.constant(factors, tf.float32))
+
+  return weighted
 
 
 def mse(original: tf.Tensor, decoded: tf.Tensor) -> tf.Tensor:
@@ -75,6 +108,3 @@ def _halve(x: tf.Tensor) -> tf.Tensor:
   """Means of 2x2 samples, an odd side repeating its last: [B, H, W, C] -> [B, H/2, W/2, C]."""
   x = tf.pad(x, ((0, 0), (0, tf.shape(x)[1] % 2), (0, tf.shape(x)[2] % 2), (0, 0)), "SYMMETRIC")
   return tf.nn.avg_pool2d(x, 2, 2, "VALID")
-
-
-DISTORTIONS = {"mse": mse, "ms_ssim": ms_ssim}

@@ -37,6 +37,8 @@ class Recipe:
   validation_images: str | None = None
   validation_limit: int = 16
   distortion: str = "mse"
+  component_weights: tuple[float, ...] | None = None
+  lambda_chroma: float | None = None
   crop_size: int = 256
   smallest_scale: float = 1.0
   batch_size: int = 8
@@ -236,14 +238,16 @@ def _trainer(recipe: Recipe) -> trainer_lib.Trainer:
   """Builds and compiles codec and loss."""
   dtype = "mixed_bfloat16" if recipe.mixed_precision else "float32"
   codec = codecs.create(recipe.codec, dtype, **recipe.arguments)
-  codec.latent_coder.noise.reset_from_seed(recipe.seed)
+  shares = validity.component_shares(recipe, codec.picture_format)
+  for i, branch in enumerate(codec.branches):
+    branch.latent_coder.noise.reset_from_seed(recipe.seed + i)
   if recipe.init_from and not checkpoints_lib.exist(recipe.workdir):
     _start_from(codec, recipe.init_from)
   schedule = schedules.Schedule(
     recipe.learning_rate, recipe.learning_rate_schedule, recipe.warmup_steps, recipe.max_steps
   )
   trainer = trainer_lib.Trainer(
-    codec, recipe.rate_distortion, losses.DISTORTIONS[recipe.distortion], schedule
+    codec, recipe.rate_distortion, losses.create(recipe.distortion, shares), schedule
   )
   optimizer = tf.keras.optimizers.Adam(
     schedule,

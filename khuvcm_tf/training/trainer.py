@@ -8,6 +8,7 @@ from typing import Callable
 
 import tensorflow as tf
 
+from khuvcm_tf import codecs
 from khuvcm_tf.training import losses
 
 
@@ -15,9 +16,9 @@ class Trainer(tf.keras.Model):
   """A codec with its loss, for Keras `fit`.
 
   Args:
-    codec: pictures -> (decoded, {substream: bits}).
+    codec: to train.
     rate_distortion: lambda, the weight of the distortion against bits per pixel.
-    distortion: [B, H, W, C] twice -> [B].
+    distortion: of `losses.create`.
     schedule: step -> learning rate, what the optimizer was given.
 
   Attributes:
@@ -25,7 +26,11 @@ class Trainer(tf.keras.Model):
   """
 
   def __init__(
-    self, codec: tf.keras.Model, rate_distortion: float, distortion: Callable, schedule: Callable
+    self,
+    codec: codecs.Codec,
+    rate_distortion: float,
+    distortion: losses.Distortion,
+    schedule: Callable,
   ):
     super().__init__()
     self.codec = codec
@@ -38,22 +43,30 @@ class Trainer(tf.keras.Model):
     """Returns the loss and its terms.
 
     Args:
-      pictures: uint8 [B, H, W, C].
+      pictures: RGB, uint8 [B, H, W, 3].
       training: whether rounding is replaced by noise or straight-through values.
 
     Returns:
-      (decoded pictures, {"loss", "distortion", "bpp", "bpp_*" (bits per pixel), "psnr" (dB, of the
-      mean MSE)}), float32 scalars that are means over the batch.
+      (decoded pictures, RGB, {"loss", "distortion", "bpp", "bpp_*" (bits per pixel of substreams),
+      "psnr" (dB, of the mean MSE over RGB), and of YCbCr codecs "mse_*" and "psnr_*" of each
+      component}), float32 scalars that are means over the batch.
     """
-    decoded, bits = self.codec(pictures, training=training)
+    form = self.codec.picture_format
+    planes = self.codec.planes(pictures)
+    decoded_planes, bits = self.codec(planes, training=training)
+    decoded = tf.cast(form.rgb(decoded_planes), tf.float32)
     pixels = tf.cast(tf.shape(pictures)[1] * tf.shape(pictures)[2], tf.float32)
     rates = {f"bpp_{name}": tf.reduce_mean(value) / pixels for name, value in bits.items()}
     bpp = tf.add_n(list(rates.values()))
-    distortion = tf.reduce_mean(self.distortion(pictures, decoded))
-    mse = tf.reduce_mean(losses.mse(pictures, decoded))
-    psnr = 10.0 / math.log(10.0) * tf.math.log(255.0**2 / mse)
+    distortion = tf.reduce_mean(self.distortion(form, planes, decoded_planes))
+    psnr = _psnr(tf.reduce_mean(losses.mse(pictures, decoded)))
     loss = self.rate_distortion * distortion + bpp
-    return decoded, {"loss": loss, "distortion": distortion, "bpp": bpp, "psnr": psnr, **rates}
+    terms = {"loss": loss, "distortion": distortion, "bpp": bpp, "psnr": psnr, **rates}
+    if form.components != ("r", "g", "b"):
+      errors = tf.cast(form.squared_errors(planes, decoded_planes), tf.float32)
+      for name, error in zip(form.components, tf.unstack(tf.reduce_mean(errors, axis=0))):
+        terms[f"mse_{name}"], terms[f"psnr_{name}"] = error, _psnr(error)
+    return decoded, terms
 
   def train_step(self, pictures):
     with tf.GradientTape() as tape:
@@ -91,10 +104,14 @@ class Trainer(tf.keras.Model):
       self.train_function = train_function
     return self.train_function
 
-  @tf.function(input_signature=[tf.TensorSpec((1, None, None, None), tf.uint8)], autograph=False)
+  @tf.function(input_signature=[tf.TensorSpec((1, None, None, 3), tf.uint8)], autograph=False)
   def validate(self, picture):
     """Returns (decoded, terms) of one whole picture with rounding in place of noise."""
     return self.terms(picture, training=False)
 
   def call(self, pictures, training=False):
-    return self.codec(pictures, training=training)
+    return self.codec(self.codec.planes(pictures), training=training)
+
+
+def _psnr(mse: tf.Tensor) -> tf.Tensor:
+  return 10.0 / math.log(10.0) * tf.math.log(255.0**2 / mse)

@@ -11,7 +11,7 @@ STRATEGIES = ("default", "mirrored", "multi_worker")
 ON_NAN = ("stop", "restore")
 
 # What a run that goes on may not change: the checkpoint's weights and best loss hang on them.
-_FIXED = ("codec", "argument", "lambda", "distortion")
+_FIXED = ("codec", "argument", "lambda", "distortion", "component_weights", "lambda_chroma")
 # Fields whose flag has another name.
 _FLAGS = {"rate_distortion": "lambda", "arguments": "argument"}
 
@@ -43,7 +43,7 @@ def check(recipe) -> None:
   _expect(recipe, "smallest_scale", 0 < recipe.smallest_scale <= 1, "above 0, at most 1")
   _expect(recipe, "ema", 0 <= recipe.ema < 1, "at least 0 (none), below 1")
   for field, choices in (
-    ("distortion", tuple(losses.DISTORTIONS)),
+    ("distortion", losses.KINDS),
     ("learning_rate_schedule", schedules.KINDS),
     ("strategy", STRATEGIES),
     ("on_nan", ON_NAN),
@@ -58,6 +58,34 @@ def check(recipe) -> None:
     least = losses.MS_SSIM_SMALLEST_SIDE
     reason = f"at least {least} for --distortion=ms_ssim"
     _expect(recipe, "crop_size", recipe.crop_size >= least, reason)
+
+
+def component_shares(recipe, picture_format) -> list[float] | None:
+  """Returns what --lambda times each component's MSE is multiplied by; None for the format's own.
+
+  Raises:
+    TrainingError: the flags that set them are out of range, or not for this codec.
+  """
+  given, chroma = recipe.component_weights, recipe.lambda_chroma
+  if given is None and chroma is None:
+    return None
+  if recipe.distortion != "mse" or picture_format.components[0] != "y":
+    raise TrainingError(
+      "found --component_weights or --lambda_chroma, expected them for --distortion=mse and codecs "
+      f"of YCbCr alone, not {recipe.codec} with {recipe.distortion}; leave them out"
+    )
+  try:
+    weights = [float(each) for each in given or picture_format.weights]
+  except ValueError:
+    weights = []
+  whole = len(weights) == 3 and all(0 <= each < float("inf") for each in weights)
+  _expect(recipe, "component_weights", whole and sum(weights) > 0, "three numbers, as in 4,1,1")
+  y, cb, cr = (each / sum(weights) for each in weights)
+  if chroma is None:
+    return [y, cb, cr]
+  _expect(recipe, "lambda_chroma", 0 < chroma < float("inf"), "a positive number")
+  factor = chroma / recipe.rate_distortion
+  return [y, cb * factor, cr * factor]
 
 
 def check_crop(recipe, stride: int) -> None:

@@ -26,15 +26,18 @@ class TestCreate:
     before = tf.keras.mixed_precision.global_policy().name
     codec = codecs.create("mbt2018_mean", dtype, num_filters=4, latent_depth=4)
     assert codec.compute_dtype == compute
-    assert codec.analysis.layers[0].compute_dtype == compute
+    assert codec.branches[0].analysis.layers[0].compute_dtype == compute
     # Rates are counted in float32 whatever the transforms' type.
-    decoded, bits = codec(tf.zeros((1, 16, 16, 3), tf.uint8), training=True)
-    assert decoded.dtype == tf.float32
+    (decoded,), bits = codec(codec.planes(tf.zeros((1, 16, 16, 3), tf.uint8)), training=True)
+    assert decoded.dtype == (tf.float64 if compute == "float64" else tf.float32)
     assert {value.dtype for value in bits.values()} == {tf.float32}
     assert tf.keras.mixed_precision.global_policy().name == before
 
   @pytest.mark.parametrize("name", codecs.names())
-  def test_has_a_stride_of_64_and_two_substreams(self, name):
+  def test_has_a_stride_of_64_and_two_substreams_a_branch(self, name):
     codec = codecs.create(name, num_filters=4)
     assert codec.stride == 64
-    assert codec.substreams == ("z", "y")
+    expected = ("z", "y")
+    if name == "cross_component":
+      expected = ("luma_z", "luma_y", "chroma_z", "chroma_y")
+    assert codec.substreams == expected

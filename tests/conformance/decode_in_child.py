@@ -43,7 +43,7 @@ def hashes(folder: pathlib.Path, model: str, precision: str) -> dict[str, dict[s
   # In a graph, as `decompress` runs it, so that XLA clusters it where it is on.
   def decode(substreams, height, width):
     rows, columns = (-(-side // 64) * 4 for side in (height, width))
-    found = loaded.coder.decode(substreams, rows, columns)
+    found = loaded.coders[0].decode(substreams, rows, columns)
     pixels = loaded.codec.reconstruction(found.y_hat, height, width) if precise else ()
     return found, pixels
 

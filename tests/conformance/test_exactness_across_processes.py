@@ -71,7 +71,7 @@ def _spread_weights(codec, photo):
       kernel = weight.numpy()
       gain = 2 if name.split("/")[0] in ("hyper_analysis", *_TWINNED) else 1
       weight.assign(gain * kernel + rng.normal(scale=0.1 * kernel.std(), size=kernel.shape))
-  gain = 6 / np.std(codec.latents(photo[np.newaxis]))
+  gain = 6 / np.std(codec.latents(codec.planes(photo[np.newaxis]))[0])
   for name in ("analysis/conv3/kernel", "analysis/conv3/bias"):
     weights[name].assign(weights[name] * gain)
 
@@ -95,7 +95,7 @@ class _Files:
       patch.setattr(model_files, "LOSS_LIMIT", 1.0)
       self.model = model_files.save(str(folder / "model"), codec, description, [crop])
     self._change_floats()
-    coder = self.model.coder
+    coder = self.model.coders[0]
     signature = [tf.TensorSpec((1, None, None, n)) for n in (coder.depth, len(coder.medians))]
     self._coded = tf.function(self._code, signature, autograph=False)
     self.hashes = {}
@@ -121,7 +121,7 @@ class _Files:
 
   def _code(self, y, z):
     """Returns z's symbols, y_hat and the substreams, on the way that `encode` takes."""
-    coder = self.model.coder
+    coder = self.model.coders[0]
     bytes_of_z, z = coder.pass_z(coder.table_coder.writer(), coder.symbols_of_z(z))
     stream = coder.y_coder.writer()
     state, y_hat = coder.code_y(stream, stream.open(), y, z)
@@ -185,7 +185,7 @@ class TestExactness:
   def test_is_tested_with_many_rows_of_the_tables(self, made, pictures, rows_seen, name):
     model, seen = made[name].model, rows_seen()
     y, z = model._latents(tf.constant(pictures["photo"][:256, :256]))
-    model.coder.code_y(seen, 0, y, model.coder.symbols_of_z(z))
+    model.coders[0].code_y(seen, 0, y, model.coders[0].symbols_of_z(z))
     assert len(seen.rows) > made[name].least_rows
 
   def test_of_symbols_holds_on_one_thread_without_onednn_with_xla(self, made, children, name):

@@ -17,11 +17,15 @@ def _model(num_mixtures, mode="mixed"):
   """A model of 6 latents and 6 channels of z whose places and components differ from another."""
   tf.keras.utils.set_random_seed(7)
   if num_mixtures == 1:
-    model = codecs.create("mbt2018", num_filters=_DEPTH, latent_depth=_DEPTH).latent_coder
+    model = (
+      codecs.create("mbt2018", num_filters=_DEPTH, latent_depth=_DEPTH).branches[0].latent_coder
+    )
   else:
-    model = codecs.create(
-      "cheng2020", num_filters=_DEPTH, num_mixtures=num_mixtures, attention=False
-    ).latent_coder
+    model = (
+      codecs.create("cheng2020", num_filters=_DEPTH, num_mixtures=num_mixtures, attention=False)
+      .branches[0]
+      .latent_coder
+    )
   rng = np.random.default_rng(7)
   for network in (model.h_s, model.context, model.parameter_layers):
     for weight in network.trainable_weights:

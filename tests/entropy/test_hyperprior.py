@@ -12,7 +12,7 @@ from khuvcm_tf.entropy import hyperprior, quantization
 
 def _hyperprior(name="mbt2018_mean"):
   tf.keras.utils.set_random_seed(5)
-  return codecs.create(name, num_filters=8, latent_depth=6).latent_coder
+  return codecs.create(name, num_filters=8, latent_depth=6).branches[0].latent_coder
 
 
 def _y():

@@ -40,7 +40,7 @@ class _Pair:
   def __init__(self, name):
     tf.keras.utils.set_random_seed(1)
     codec = codecs.create(name, num_filters=8, latent_depth=12)
-    self.floats = _with_spread_weights(codec.latent_coder)
+    self.floats = _with_spread_weights(codec.branches[0].latent_coder)
     pairs = [_latents(self.floats, seed) for seed in range(2)]
     # These z stand for what h_a would tell.
     known = {y.ref(): z for y, z in pairs}

@@ -31,8 +31,8 @@ def model(request, eagerly):
   codec = benchmark.random_codec(request.param, 8, PICTURE)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(integer_coder, "loss_of", lambda *_: 0.0)
-    y = codec.latents(PICTURE[np.newaxis])
-    return request.param, codec, exact.convert(codec.latent_coder, [y], 1.0).coder
+    y = codec.latents(codec.planes(PICTURE[np.newaxis]))[0]
+    return request.param, codec, exact.convert(codec.branches[0].latent_coder, [y], 1.0).coder
 
 
 def _made_up(coder, height, width):
@@ -73,16 +73,16 @@ def test_raster_order_goes_through_rows_from_left_to_right(model):
 
 def test_latents_have_evenly_spaced_logarithms_of_deviations_and_no_mean(model):
   _, codec, _ = model
-  y = codec.latents(PICTURE[np.newaxis]).numpy()
+  y = codec.latents(codec.planes(PICTURE[np.newaxis]))[0].numpy()
   np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=1e-5)
   np.testing.assert_allclose(np.sort(y.std((0, 1, 2))), np.geomspace(0.03, 2.5, 8), rtol=1e-4)
 
 
 def test_the_model_tells_scales_near_the_latents_own_deviations(model):
   _, codec, _ = model
-  y = codec.latents(PICTURE[np.newaxis])
-  z_hat = tf.round(codec.latent_coder.side_information(y))
-  _, _, indices = codec.latent_coder.parameters(tf.round(y), z_hat)
+  y = codec.latents(codec.planes(PICTURE[np.newaxis]))[0]
+  z_hat = tf.round(codec.branches[0].latent_coder.side_information(y))
+  _, _, indices = codec.branches[0].latent_coder.parameters(tf.round(y), z_hat)
   told = gaussian.MIN_SCALE * np.exp(gaussian.LOG_STEP * np.median(indices, axis=(0, 1, 2)))
   expected = np.broadcast_to(np.maximum(y.numpy().std((0, 1, 2)), gaussian.MIN_SCALE), told.shape)
   np.testing.assert_allclose(told, expected, rtol=0.3)
@@ -91,8 +91,8 @@ def test_the_model_tells_scales_near_the_latents_own_deviations(model):
 def test_the_bits_are_those_of_the_files_that_the_coder_writes(model):
   name, codec, coder = model
   measured = benchmark.measure(name, PICTURE, coder.state(), 8, repeats=1)
-  y = codec.latents(PICTURE[np.newaxis])
-  substreams = coder.encode(y, codec.latent_coder.side_information(y)).numpy()
+  y = codec.latents(codec.planes(PICTURE[np.newaxis]))[0]
+  substreams = coder.encode(y, codec.branches[0].latent_coder.side_information(y)).numpy()
   assert measured.bits_per_pixel == 8 * sum(map(len, substreams)) / (60 * 50)
   assert measured.size == (60, 50)
   assert tuple(measured.encode) == tuple(measured.decode) == benchmark.STAGES

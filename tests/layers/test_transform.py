@@ -47,12 +47,12 @@ def residual_pair(request):
   attention = request.param == "attention"
   codec = codecs.create("cheng2020", "float64", num_filters=4, attention=attention)
   rng = np.random.default_rng(5)
-  for transform in (codec.analysis, codec.synthesis):
+  for transform in (codec.branches[0].analysis, codec.branches[0].synthesis):
     for weight in transform.trainable_weights:
       if "bias" in weight.name:
         # Rectifiers stay open.
         weight.assign(rng.uniform(1, 2, weight.shape))
-  return codec.analysis, codec.synthesis
+  return codec.branches[0].analysis, codec.branches[0].synthesis
 
 
 def _rows_seen(transform, shape, rows):

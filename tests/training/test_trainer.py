@@ -21,11 +21,11 @@ def batch(toy) -> tf.Tensor:
   return tf.constant(np.stack(toy.pictures(2, height=64, width=64)))
 
 
-def _trainer(dtype: str = "float32", distortion=losses.mse, optimizer=None, **settings):
+def _trainer(dtype: str = "float32", distortion="mse", optimizer=None, **settings):
   """A compiled trainer with the same first weights each time."""
   tf.keras.utils.set_random_seed(1)
   schedule = schedules.Schedule(1e-3, "constant", 0, 10)
-  made = trainer.Trainer(codecs.create("toy", dtype), 0.01, distortion, schedule)
+  made = trainer.Trainer(codecs.create("toy", dtype), 0.01, losses.create(distortion), schedule)
   made.compile(optimizer or tf.keras.optimizers.Adam(schedule), **settings)
   return made
 
@@ -33,7 +33,7 @@ def _trainer(dtype: str = "float32", distortion=losses.mse, optimizer=None, **se
 def test_the_loss_is_lambda_times_distortion_plus_bits_per_pixel(toy, batch):
   made = _trainer()
   decoded, terms = made.terms(batch, training=False)
-  _, bits = made.codec(batch)
+  _, bits = made.codec(made.codec.planes(batch))
   mse = np.mean((batch.numpy() - decoded.numpy().astype(np.float64)) ** 2)
   bpp = sum(float(tf.reduce_sum(each)) for each in bits.values()) / (2 * 64 * 64)
   assert float(terms["distortion"]) == pytest.approx(mse, rel=1e-5)
@@ -90,9 +90,9 @@ def test_the_step_of_a_context_codec_lowers_to_xla(name, arguments, batch):
   """To XLA's own graph: making machine code of it takes a CPU minutes."""
   tf.keras.utils.set_random_seed(1)
   codec = codecs.create(name, **arguments)
-  made = trainer.Trainer(codec, 0.01, losses.mse, lambda step: 1e-3)
+  made = trainer.Trainer(codec, 0.01, losses.create("mse"), lambda step: 1e-3)
   made.compile(tf.keras.optimizers.Adam(1e-3))
-  codec(batch, training=True)
+  codec(codec.planes(batch), training=True)
   made.optimizer.build(codec.trainable_variables)
   step = tf.function(made.train_step, autograph=False, jit_compile=True)
   lowered = step.experimental_get_compiler_ir(batch)(stage="hlo")
@@ -102,7 +102,7 @@ def test_the_step_of_a_context_codec_lowers_to_xla(name, arguments, batch):
 @pytest.mark.parametrize(("name", "arguments"), _CONTEXT_CODECS)
 def test_mixed_precision_keeps_bits_of_a_context_codec_in_float32(name, arguments, batch):
   codec = codecs.create(name, "mixed_bfloat16", **arguments)
-  decoded, bits = codec(batch, training=True)
+  (decoded,), bits = codec(codec.planes(batch), training=True)
   assert {decoded.dtype, *(each.dtype for each in bits.values())} == {tf.float32}
   assert np.isfinite(bits["y"]).all()
 
@@ -111,9 +111,10 @@ def test_mixed_precision_keeps_weights_bits_and_pixels_in_float32(toy, batch):
   single, mixed = _trainer(), _trainer("mixed_bfloat16")
   codec = mixed.codec
   assert {weight.dtype for weight in codec.trainable_variables} == {tf.float32}
-  y = codec.analysis(codec.picture_format.to_network(batch, codec.compute_dtype))
+  (branch,), planes = codec.branches, codec.planes(batch)
+  y = branch.analysis(codec.picture_format.to_network(planes, 64, codec.compute_dtype))
   assert y.dtype == tf.bfloat16
-  y_hat, bits = codec.latent_coder(y, training=True)
+  y_hat, bits = branch.latent_coder(y, training=True)
   decoded, terms = mixed.terms(batch, training=False)
   assert {y_hat.dtype, decoded.dtype, *(each.dtype for each in bits.values())} == {tf.float32}
   _, expected = single.terms(batch, training=False)
@@ -122,7 +123,7 @@ def test_mixed_precision_keeps_weights_bits_and_pixels_in_float32(toy, batch):
 
 def test_ms_ssim_trains_an_untrained_codec(toy):
   crops = tf.constant(np.stack(toy.pictures(2, height=176, width=176)))
-  made = _trainer(distortion=losses.ms_ssim, optimizer=tf.keras.optimizers.Adam(1e-3))
+  made = _trainer(distortion="ms_ssim", optimizer=tf.keras.optimizers.Adam(1e-3))
   terms = made.train_step(crops)
   assert 0.0 < float(terms["distortion"]) <= 1.0
   assert np.isfinite(float(terms["grad_norm"]))

@@ -19,7 +19,7 @@ import numpy as np
 from absl import logging
 
 from khuvcm_tf import codecs, errors, layers
-from khuvcm_tf.codecs import codec
+from khuvcm_tf.codecs import codec, picture_format
 from khuvcm_tf.data import images
 from khuvcm_tf.entropy import hyperprior
 from khuvcm_tf.training import callbacks, recipe
@@ -27,18 +27,21 @@ from khuvcm_tf.training import callbacks, recipe
 
 def build(depth: int = 8) -> codec.Codec:
   """Composes the codec: total stride 16, `depth` channels of y and of z."""
+  latent_coder = hyperprior.Hyperprior(
+    [layers.conv_down(depth, 5, 4, name="conv0")],
+    [layers.conv_up(2 * depth, 5, 4, name="conv0")],
+    latent_depth=depth,
+    hyper_depth=depth,
+    means=True,
+    absolute=False,
+    quantization_mode="mixed",
+  )
   return codec.Codec(
-    codec.Rgb(),
-    layers.Transform([layers.conv_down(depth, 5, 4, name="conv0")], "analysis", in_channels=3),
-    layers.Transform([layers.conv_up(3, 5, 4, name="conv0")], "synthesis", in_channels=depth),
-    hyperprior.Hyperprior(
-      [layers.conv_down(depth, 5, 4, name="conv0")],
-      [layers.conv_up(2 * depth, 5, 4, name="conv0")],
-      latent_depth=depth,
-      hyper_depth=depth,
-      means=True,
-      absolute=False,
-      quantization_mode="mixed",
+    picture_format.Rgb(),
+    codec.Branch(
+      layers.Transform([layers.conv_down(depth, 5, 4, name="conv0")], "analysis", in_channels=3),
+      layers.Transform([layers.conv_up(3, 5, 4, name="conv0")], "synthesis", in_channels=depth),
+      latent_coder,
     ),
   )
 
