@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from khuvcm_tf import bitstream, codecs, coding, model_files
+from khuvcm_tf.data import frames
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 MAX_PIXELS = 2**18
@@ -49,6 +50,11 @@ class _Files:
       assert str(error) and "\n" not in str(error)
       return type(error).__name__
     header, _ = bitstream.parse(data)
+    if header.input_format == bitstream.YCBCR420:
+      frames.check_frame(picture, "the frame")
+      assert picture.y.shape == (header.height, header.width)
+      assert picture.bits == header.bit_depth
+      return "picture"
     channels = 1 if header.input_format == bitstream.GREY else 3
     assert picture.shape == (header.height, header.width, channels)
     assert picture.dtype == np.uint8
