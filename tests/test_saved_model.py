@@ -273,13 +273,13 @@ class TestExportedModel:
     header, substreams = bitstream.parse(exported.compress(pictures["odd"]))
     for changed, error, text in (
       ({"fingerprint": bytes(8)}, coding.ModelError, r"made with model 0{16}, expected this one, "),
-      ({"input_format": 2}, bitstream.BitstreamError, r"not a picture of this model; use the mod"),
+      ({"input_format": 2}, bitstream.BitstreamError, r"holds another kind of picture; use the mo"),
       ({"height": 4000}, bitstream.BitstreamError, r"found 132000 pixels, .*at most 100000; raise"),
     ):
       data = bitstream.pack(bitstream.Header(*header._replace(**changed)), substreams).numpy()
       with pytest.raises(error, match=text):
         exported.decompress(data, max_pixels=100_000)
-    with pytest.raises(coding.ModelError, match=r"decodes its own files alone; drop --allow_other"):
+    with pytest.raises(coding.ModelError, match=r"its own files alone, to whole pictures; drop --allow_other"):
       exported.decompress(data, allow_other_synthesis=True)
     with pytest.raises(coding.ModelError, match=r"`picture` is float32 \[4, 4, 3\], expected uint"):
       exported.compress(np.zeros((4, 4, 3), np.float32))

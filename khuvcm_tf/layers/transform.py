@@ -31,7 +31,9 @@ class Transform(tf.keras.Sequential):
   def __init__(
     self, layers: Sequence[tf.keras.layers.Layer], name: str, in_channels: int, side: int = 1
   ):
-    super().__init__(layers, name=name)
+    # Keras takes inputs for float32 where it is not told, and rounds them.
+    inputs = tf.keras.Input((None, None, in_channels), dtype=layers[0].variable_dtype)
+    super().__init__([inputs, *layers], name=name)
     self._pixels = side**2
     self.filters = max(getattr(layer, "filters", 0) for layer in layers)
     kernels, down, up = zip(*(step for layer in layers for step in signal.reach(layer)))
@@ -43,7 +45,6 @@ class Transform(tf.keras.Sequential):
       self.halo = banding.synthesis_halo(kernels, up)
     else:
       self.halo = banding.analysis_halo(kernels, down)
-    self.build((None, None, None, in_channels))
 
   def in_bands(self, x: tf.Tensor) -> tf.Tensor:
     """Applies the transform in horizontal bands.

@@ -75,7 +75,7 @@ def test_latents_have_evenly_spaced_logarithms_of_deviations_and_no_mean(model):
   _, codec, _ = model
   y = codec.latents(codec.planes(PICTURE[np.newaxis]))[0].numpy()
   np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=1e-5)
-  np.testing.assert_allclose(np.sort(y.std((0, 1, 2))), np.geomspace(0.03, 2.5, 8), rtol=1e-4)
+  np.testing.assert_allclose(np.sort(y.std((0, 1, 2))), np.geomspace(0.02, 1.5, 8), rtol=1e-4)
 
 
 def test_the_model_tells_scales_near_the_latents_own_deviations(model):

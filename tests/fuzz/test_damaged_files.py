@@ -41,6 +41,14 @@ class _Files:
     pictures = [picture[:16, :16], picture[:40, :70, :1], picture]
     self.good = [self.model.compress(picture) for picture in pictures]
     self.parsed = [bitstream.parse(data) for data in self.good]
+    self.count = len(self.model.codec.substreams)
+
+  def with_one(self, change) -> list[list[bytes]]:
+    """Returns the substreams of the largest picture with each of them changed by itself."""
+    substreams = list(self.parsed[2][1])
+    return [
+      [*substreams[:i], change(substreams[i]), *substreams[i + 1 :]] for i in range(self.count)
+    ]
 
   def outcome(self, data: bytes) -> str:
     """Decodes; returns the name of the error, or "picture"."""
@@ -205,42 +213,40 @@ class TestSubstreams:
   @pytest.mark.parametrize("stream", [b"", b"\x80" * 20_000, b"\xff" * 20_000])
   def test_of_no_bytes_or_far_too_many_are_refused(self, files, stream):
     """Of 0xff all that a context model has to tell may be read: up to 30 bytes for a latent."""
-    z, y = files.parsed[2][1]
-    self._refused(files, [stream, y])
-    self._refused(files, [z, stream])
-    self._refused(files, [stream, stream])
+    for substreams in files.with_one(lambda _: stream):
+      self._refused(files, substreams)
+    self._refused(files, [stream] * files.count)
 
   @pytest.mark.parametrize("stream", [b"\x80", b"\x00", b"\x80\x80", b"\x01"])
   def test_of_one_or_two_bytes_come_to_an_end(self, files, stream):
     """0x80 made a coder with tfc's own escapes loop; here it may be a good stream."""
-    z, y = files.parsed[2][1]
-    for substreams in ([stream, y], [z, stream], [stream, stream]):
+    for substreams in (*files.with_one(lambda _: stream), [stream] * files.count):
       data = _file(files.parsed[2][0], substreams)
       assert files.outcome(data) in ("BitstreamError", "picture")
 
   @pytest.mark.parametrize("end", [bytes(1), bytes(7), b"\x80" * 9, b"\x01" * 20, b"\xff" * 300])
   def test_with_bytes_left_over_are_refused(self, files, end):
     """A few bytes may be read as others' digits; zeros, or more than the coder reads ahead, not."""
-    z, y = files.parsed[2][1]
-    self._refused(files, [z + end, y])
-    self._refused(files, [z, y + end])
+    for substreams in files.with_one(lambda stream: stream + end):
+      self._refused(files, substreams)
 
   def test_cut_short_are_refused_unless_other_symbols_encode_to_them(self, files):
     """A decoder reads zeros beyond the end: there what is left may be all that these need."""
-    header, (z, y) = files.parsed[2]
-    for cut in (
-      [[z[:-i], y] for i in range(1, len(z))],
-      [[z, y[:-i]] for i in range(1, 12)],
-    ):
-      found = [files.outcome(_file(header, substreams)) for substreams in cut]
-      assert set(found) <= {"BitstreamError", "picture"}
-      assert "BitstreamError" in found
+    header, substreams = files.parsed[2]
+    cuts = [
+      cut
+      for i in range(1, min(12, max(map(len, substreams))))
+      for cut in files.with_one(lambda stream, i=i: stream[: max(len(stream) - i, 1)])
+    ]
+    found = [files.outcome(_file(header, cut)) for cut in cuts if cut != substreams]
+    assert set(found) <= {"BitstreamError", "picture"}
+    assert "BitstreamError" in found
 
   def test_of_exchanged_places_are_refused(self, files):
-    z, y = files.parsed[2][1]
-    self._refused(files, [y, z])
+    _, substreams = files.parsed[2]
+    self._refused(files, substreams[::-1])
 
   @pytest.mark.parametrize("count", [1, 3, 16])
   def test_of_another_number_are_refused(self, files, count):
-    match = rf"the file has {count} substreams, expected 2 for this model; copy"
+    match = rf"the file has {count} substreams, expected {files.count} for this model; copy"
     self._refused(files, [b"x"] * count, match)
