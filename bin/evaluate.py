@@ -1,4 +1,4 @@
-"""Evaluates a model on pictures: bytes of real files, PSNR, MS-SSIM, seconds.
+"""Evaluates a model on pictures: bytes of real files, all measures of quality, seconds.
 
   python bin/evaluate.py --model=mbt2018_mean --images='kodak/*.png' --output=results
 

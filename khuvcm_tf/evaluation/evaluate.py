@@ -7,8 +7,9 @@ Each picture is compressed to a file, which is read again and decompressed. A ro
   bytes           of the file, as the file system counts them
   bpp             8 bytes / (height width)
   estimated_bpp   what the coder's tables give to the symbols alone: without header and checksum
-  psnr_rgb        dB
-  ms_ssim         0..1; nan where a side is below 161
+  psnr_rgb        dB; psnr_y of luma, psnr_ycbcr (4 Y + Cb + Cr) / 6, which grey pictures lack
+  ssim            0..1; nan where a side is below 11; ms_ssim where one is below 161
+  psnr_hvs        dB, of luma as it is seen; psnr_hvs_m with masking; nan where a side is below 8
   encode_seconds  wall time from uint8 array to bytes
   decode_seconds  wall time from bytes to uint8 array
   psnr_jpeg, ...  dB of an anchor at exactly these bytes, interpolated; nan where out of its reach
@@ -47,7 +48,10 @@ from khuvcm_tf.evaluation import anchors, metrics
 
 Row = dict[str, Union[str, int, float]]
 
-_DECIMALS = {"bpp": 4, "estimated_bpp": 4, "ms_ssim": 4, "encode_seconds": 3, "decode_seconds": 3}
+_DECIMALS = {"bpp": 4, "estimated_bpp": 4, "ssim": 4, "ms_ssim": 4}
+_DECIMALS.update(encode_seconds=3, decode_seconds=3)
+# Columns of the written files that would make the table too wide.
+_FILES_ONLY = ("height", "width", "psnr_y", "psnr_hvs_m")
 
 
 class EvaluationError(errors.Error):
@@ -191,8 +195,7 @@ def evaluate_picture(
     "bytes": size,
     "bpp": 8 * size / (height * width),
     "estimated_bpp": sum(model.estimate(picture).values()) / (height * width),
-    "psnr_rgb": metrics.psnr(picture, decoded),
-    "ms_ssim": metrics.ms_ssim(picture, decoded),
+    **metrics.measures(picture, decoded),
     "encode_seconds": encode_seconds,
     "decode_seconds": decode_seconds,
     **{f"psnr_{name}": _anchor_psnr(name, picture, size) for name in anchor_names},
@@ -230,7 +233,7 @@ def mean(rows: Sequence[Row]) -> tuple[Row, dict[str, int]]:
 def table(rows: Sequence[Row]) -> str:
   """Returns rows and their means as text, with a line for each mean that leaves pictures out."""
   means, counts = mean(rows)
-  columns = list(rows[0])
+  columns = [column for column in rows[0] if column not in _FILES_ONLY]
   lines = [columns]
   lines += [[_cell(c, row[c]) for c in columns] for row in [*rows, {"name": "mean", **means}]]
   widths = [max(map(len, cells)) for cells in zip(*lines)]
@@ -239,7 +242,8 @@ def table(rows: Sequence[Row]) -> str:
     for cells in lines
   ]
   text[1:1] = text[-1:-1] = ["-" * len(text[0])]
-  for column, count in counts.items():
+  for column in columns[1:]:
+    count = counts[column]
     if count < len(rows):
       text.append(f"{column}: mean of {count} of {len(rows)} pictures{_peer(rows, column)}")
   return "\n".join(text)

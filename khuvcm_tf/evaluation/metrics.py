@@ -68,6 +68,32 @@ class YcbcrPsnr(NamedTuple):
   weighted: float  # weighted mean of the three; `inf` where one that counts is
 
 
+def measures(reference, decoded) -> dict[str, float]:
+  """Returns all measures of a picture by name, as reports call them.
+
+  Args:
+    reference: the source, [H, W, 3] or [H, W, 1].
+    decoded: the same shape.
+
+  Returns:
+    `psnr_rgb`, `psnr_ycbcr` (4:1:1 over 6; `nan` of grey pictures), `psnr_y`, `ssim`, `ms_ssim`,
+    `psnr_hvs`, `psnr_hvs_m`.
+
+  Raises:
+    MetricError: the shapes differ or are not those of pictures.
+  """
+  ycbcr = psnr_ycbcr(reference, decoded)
+  return {
+    "psnr_rgb": psnr(reference, decoded),
+    "psnr_ycbcr": ycbcr.weighted,
+    "psnr_y": ycbcr.y,
+    "ssim": ssim(reference, decoded),
+    "ms_ssim": ms_ssim(reference, decoded),
+    "psnr_hvs": psnr_hvs(reference, decoded),
+    "psnr_hvs_m": psnr_hvs_m(reference, decoded),
+  }
+
+
 def mse(reference, decoded) -> float:
   """Mean squared error per sample, one mean over all samples of all components.
 

@@ -441,3 +441,19 @@ def test_pictures_without_luma_are_refused(channels):
 
 def test_errors_are_for_people():
   assert issubclass(metrics.MetricError, errors.Error)
+
+
+def test_measures_are_those_of_the_functions_by_name():
+  rng = np.random.default_rng(0)
+  picture = rng.integers(0, 255, (176, 180, 3), np.uint8)
+  decoded = np.clip(picture + rng.integers(-9, 9, picture.shape), 0, 255).astype(np.uint8)
+  ycbcr = metrics.psnr_ycbcr(picture, decoded)
+  assert metrics.measures(picture, decoded) == {
+    "psnr_rgb": metrics.psnr(picture, decoded),
+    "psnr_ycbcr": ycbcr.weighted,
+    "psnr_y": ycbcr.y,
+    **{
+      name: getattr(metrics, name)(picture, decoded)
+      for name in ("ssim", "ms_ssim", "psnr_hvs", "psnr_hvs_m")
+    },
+  }
