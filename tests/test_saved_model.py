@@ -279,7 +279,9 @@ class TestExportedModel:
       data = bitstream.pack(bitstream.Header(*header._replace(**changed)), substreams).numpy()
       with pytest.raises(error, match=text):
         exported.decompress(data, max_pixels=100_000)
-    with pytest.raises(coding.ModelError, match=r"its own files alone, to whole pictures; drop --allow_other"):
+    with pytest.raises(
+      coding.ModelError, match=r"its own files alone, to whole pictures; drop --allow_other"
+    ):
       exported.decompress(data, allow_other_synthesis=True)
     with pytest.raises(coding.ModelError, match=r"`picture` is float32 \[4, 4, 3\], expected uint"):
       exported.compress(np.zeros((4, 4, 3), np.float32))

@@ -1,0 +1,42 @@
+"""Runs bin/train.py with one flagfile after the other, for `test_train`: TensorFlow starts once.
+
+Usage: train_in_child.py WORKDIR IMAGES FLAGFILE...
+
+Prints a JSON list of [exit code, stderr].
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import pathlib
+import sys
+
+from absl import flags
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "bin"))
+import train
+
+from khuvcm_tf import program
+
+
+def main():
+  workdir, images, *flagfiles = sys.argv[1:]
+  ends = []
+  for flagfile in flagfiles:
+    for name in flags.FLAGS:
+      flags.FLAGS[name].unparse()
+    sys.argv[1:] = [f"--flagfile={flagfile}", f"--workdir={workdir}", f"--train_images={images}"]
+    code = 0
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+      try:
+        program.run(train.main)
+      except SystemExit as end:
+        code = end.code
+    ends.append([code, said.getvalue()])
+  print(json.dumps(ends))
+
+
+if __name__ == "__main__":
+  main()
