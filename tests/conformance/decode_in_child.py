@@ -1,13 +1,14 @@
 """Decodes files in a process of its own and prints hashes: `test_exactness_across_processes`.
 
-Usage: decode_in_child.py PRECISION THREADS MODEL FOLDER...
+Usage: decode_in_child.py PRECISION THREADS MODEL
 
-Each folder holds a model in the folder MODEL and its files, NAME.kvc, and pictures of some of them,
-NAME.npy.
+Reads folders from its input, one on a line. Each holds a model in the folder MODEL and its files,
+NAME.kvc, and pictures of some of them, NAME.npz: `rgb`, or the parts of a frame.
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import pathlib
@@ -17,12 +18,17 @@ import numpy as np
 
 
 def main():
-  precision, threads, model, *folders = sys.argv[1:]
+  precision, threads, model = sys.argv[1:]
 
   import tensorflow as tf
 
   tf.config.threading.set_intra_op_parallelism_threads(int(threads))
   tf.config.threading.set_inter_op_parallelism_threads(int(threads))
+  import khuvcm_tf.model_files  # noqa: F401  While the first files are being made.
+
+  # Nothing looks for garbage: among as many objects as graphs have, that takes long.
+  gc.disable()
+  folders = (line.rstrip("\n") for line in sys.stdin)
   found = {folder: hashes(pathlib.Path(folder), model, precision) for folder in folders}
   print(json.dumps(found))
 
@@ -41,30 +47,70 @@ def hashes(folder: pathlib.Path, model: str, precision: str) -> dict[str, dict[s
   size = tf.TensorSpec((), tf.int32)
 
   # In a graph, as `decompress` runs it, so that XLA clusters it where it is on.
-  def decode(substreams, height, width):
-    rows, columns = (-(-side // 64) * 4 for side in (height, width))
-    found = loaded.coders[0].decode(substreams, rows, columns)
-    pixels = loaded.codec.reconstruction(found.y_hat, height, width) if precise else ()
-    return found, pixels
-
-  decode = tf.function(decode, (tf.TensorSpec((None,), tf.string), size, size), autograph=False)
+  decode = tf.function(
+    lambda *arguments: _decoded(loaded, precise, *arguments),
+    (tf.TensorSpec((None,), tf.string), size, size),
+    autograph=False,
+  )
   results = {}
   for file in sorted(folder.glob("*.kvc")):
-    picture = file.with_suffix(".npy")
+    picture = file.with_suffix(".npz")
     if precise and not picture.is_file():
       continue
     header, substreams = bitstream.parse(file.read_bytes())
     found, pixels = decode(substreams, header.height, header.width)
-    assert found.exact
-    results[file.stem] = {"z": _hash(found.z), "y_hat": _hash(found.y_hat)}
+    assert all(each.exact for each in found)
+    by_branch = {
+      branch: {"z": _hash(each.z), "y_hat": _hash(each.y_hat)}
+      for branch, each in zip(loaded.codec.branches, found)
+    }
+    results[file.stem] = loaded.codec.prefixed(by_branch.get)
     if precise:
-      data = loaded.compress(np.load(picture))
-      results[file.stem].update(pixels=_hash(pixels), bytes=hashlib.sha256(data).hexdigest())
+      data = loaded.compress(_picture(picture))
+      results[file.stem].update(pixels=_hash(*pixels), bytes=hashlib.sha256(data).hexdigest())
   return results
 
 
-def _hash(values) -> str:
-  return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+def _decoded(model, precise, substreams, height, width):
+  """Returns what substreams tell each branch, and, where it is precise, levels of the picture."""
+  import tensorflow as tf
+
+  from khuvcm_tf.ops import color
+  from khuvcm_tf.ops.padding import padded_size
+
+  codec, found, first = model.codec, [], 0
+  rows, columns = (
+    padded_size(side, codec.stride) // codec.latent_stride for side in (height, width)
+  )
+  for coder in model.coders:
+    last = first + len(coder.substreams)
+    found.append(coder.decode(substreams[first:last], rows, columns))
+    first = last
+  if not precise:
+    return found, ()
+  planes = codec.decode([each.y_hat for each in found], height, width)
+  pixels = [color.levels(codec.picture_format.rgb(planes))]
+  if codec.picture_format.has_frames:
+    pixels += [tf.round(4.0 * plane) for plane in planes]  # Of 10 bits, but for clipping.
+  return found, pixels
+
+
+def _picture(path):
+  """Returns a picture to compress: RGB, or a frame."""
+  from khuvcm_tf.data import frames
+
+  with np.load(path) as arrays:
+    parts = dict(arrays)
+  if "rgb" in parts:
+    return parts["rgb"]
+  return frames.Frame(parts["y"], parts["cb"], parts["cr"], int(parts["bits"]))
+
+
+def _hash(*values) -> str:
+  digest = hashlib.sha256()
+  for each in values:
+    digest.update(np.ascontiguousarray(each).tobytes())
+  return digest.hexdigest()
 
 
 if __name__ == "__main__":

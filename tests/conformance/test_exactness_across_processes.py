@@ -1,26 +1,30 @@
 """Files, decoded by processes of other settings: the same symbols in all of them.
 
-Each process starts TensorFlow anew (5 s and more), so settings are combined, and each decodes the
-files of all codecs: a difference in any of them shows. Convolutions in float64 take minutes under
-XLA: it is left out there.
+Each process starts TensorFlow anew (3 s), so settings are combined, and each decodes the files of
+all codecs: a difference in any of them shows. Most of the time goes into building graphs, which
+takes one core: all processes run at once, and begin with a codec as soon as its files are made.
+Convolutions in float64 take minutes under XLA: it is left out there.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
+import itertools
 import json
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
-from concurrent import futures
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from khuvcm_tf import bitstream, codecs, model_files
+from khuvcm_tf.entropy import integer_coder
 
 _HERE = pathlib.Path(__file__).parent
 _ROOT = _HERE.parents[1]
@@ -39,12 +43,22 @@ _CHILDREN = {
 }
 _PRECISE = [title for title in _CHILDREN if title.startswith("precise")]
 
-# Arguments, and how many rows of its tables a photo shall use at least.
+# Arguments, and how many rows of its tables a photo shall use at least, for each branch. The last
+# codec is given raw frames in place of RGB pictures.
 _CODECS = {
-  "mbt2018_mean": ({"num_filters": 16, "latent_depth": 24}, 15),
-  "mbt2018": ({"num_filters": 8, "latent_depth": 12}, 500),
-  "cheng2020": ({"num_filters": 8, "num_mixtures": 3}, 500),
+  "mbt2018_mean": ({"num_filters": 16, "latent_depth": 24}, [15]),
+  "mbt2018": ({"num_filters": 8, "latent_depth": 12}, [500]),
+  "cheng2020": ({"num_filters": 8, "num_mixtures": 3}, [500]),
+  "luma_chroma420": (
+    {"num_filters": 8, "latent_depth": 12, "entropy_model": "mixture"},
+    [500],
+  ),
+  "cross_component": (
+    {"num_filters": 8, "latent_depth": 12, "condition": "both", "entropy_model": "context"},
+    [500, 500],
+  ),
 }
+_OF_FRAMES = "cross_component"
 
 # Of the float networks that have an integer twin.
 _TWINNED = ("hyper_synthesis", "context", "entropy_parameters")
@@ -62,18 +76,38 @@ def _pictures(astronaut, coffee):
   }
 
 
+def _of_networks(codec, networks):
+  """Returns the names of the weights of some networks, in all branches."""
+  place = 1 if len(codec.branches) > 1 else 0  # Behind the branch's name where there are several.
+  found = {name for name in codec.named_weights() if name.split("/")[place] in networks}
+  weights = [
+    network.trainable_weights
+    for branch in codec.branches
+    for name, network in branch.networks.items()
+    if name in networks
+  ]
+  assert len(weights) >= len(codec.branches) and len(found) == sum(map(len, weights))
+  return found
+
+
 def _spread_weights(codec, photo):
   """Gives latents and parameters a range as trained ones have, so that all tables are at work."""
   rng = np.random.default_rng(0)
   weights = codec.named_weights()
+  doubled = _of_networks(codec, ("hyper_analysis", *_TWINNED))
   for name, weight in weights.items():
     if name.endswith("kernel"):
       kernel = weight.numpy()
-      gain = 2 if name.split("/")[0] in ("hyper_analysis", *_TWINNED) else 1
+      gain = 2 if name in doubled else 1
       weight.assign(gain * kernel + rng.normal(scale=0.1 * kernel.std(), size=kernel.shape))
-  gain = 6 / np.std(codec.latents(codec.planes(photo[np.newaxis]))[0])
-  for name in ("analysis/conv3/kernel", "analysis/conv3/bias"):
-    weights[name].assign(weights[name] * gain)
+  for i, branch in enumerate(codec.branches):
+    gain = 6 / np.std(codec.latents(codec.planes(photo[np.newaxis]))[i])
+    joined = "analysis_with_luma" in branch.networks
+    last = "analysis_with_luma/conv" if joined else "analysis/conv3"
+    prefix = f"{branch.name}/" if len(codec.branches) > 1 else ""
+    for part in ("kernel", "bias"):
+      weight = weights[f"{prefix}{last}/{part}"]
+      weight.assign(weight * gain)
 
 
 class _Files:
@@ -91,22 +125,23 @@ class _Files:
     _spread_weights(codec, crop)
     description = {"codec": name, "arguments": arguments}
     with pytest.MonkeyPatch.context() as patch:
-      # Such weights tell little of the latents, so that it costs bits to tell it less exactly.
-      patch.setattr(model_files, "LOSS_LIMIT", 1.0)
+      # What integers cost is not measured: that takes a graph for each width. The widest are taken.
+      costs = itertools.count(0, -1)
+      patch.setattr(integer_coder, "loss_of", lambda *_: next(costs))
       self.model = model_files.save(str(folder / "model"), codec, description, [crop])
     self._change_floats()
-    coder = self.model.coders[0]
-    signature = [tf.TensorSpec((1, None, None, n)) for n in (coder.depth, len(coder.medians))]
+    depths = [n for coder in self.model.coders for n in (coder.depth, len(coder.medians))]
+    signature = [tf.TensorSpec((1, None, None, depth)) for depth in depths]
     self._coded = tf.function(self._code, signature, autograph=False)
     self.hashes = {}
     for title, picture in pictures.items():
-      y, z = self.model._latents(tf.constant(picture))
-      self._write(title, y, z, picture.shape[:2])
+      self._write(title, self.latents(picture), picture.shape[:2])
       if title != "large":
-        np.save(folder / f"{title}.npy", picture)
+        self._write_picture(folder / title, picture, name == _OF_FRAMES)
     # Latents far outside all windows, among them the farthest that can be coded.
-    y, z = self.model._latents(tf.constant(crop[:64, :128]))
-    self._write("far", y * (60_000 / np.abs(y).max()), z, (64, 128))
+    latents = self.latents(crop[:64, :128])
+    far = [(y * (60_000 / np.abs(y).max()), z) for y, z in latents]
+    self._write("far", far, (64, 128))
 
   def _change_floats(self):
     """Writes the model anew, as one whose floats another machine has rounded otherwise."""
@@ -114,41 +149,95 @@ class _Files:
     with np.load(self.folder / "model" / "weights.npz") as arrays:
       weights = dict(arrays)
     rng = np.random.default_rng(1)
+    twinned = _of_networks(self.model.codec, _TWINNED)
     for name, value in weights.items():
-      if name.startswith(_TWINNED):
+      if name in twinned:
         weights[name] = (value + rng.uniform(-1e-6, 1e-6, value.shape)).astype(value.dtype)
+        assert (weights[name] != value).any()
     np.savez(self.folder / "changed" / "weights.npz", **weights)
 
-  def _code(self, y, z):
-    """Returns z's symbols, y_hat and the substreams, on the way that `encode` takes."""
-    coder = self.model.coders[0]
-    bytes_of_z, z = coder.pass_z(coder.table_coder.writer(), coder.symbols_of_z(z))
-    stream = coder.y_coder.writer()
-    state, y_hat = coder.code_y(stream, stream.open(), y, z)
-    return z, y_hat, tf.stack([bytes_of_z, stream.close(state)])
+  def _write_picture(self, path, picture, as_frame):
+    """Writes what children are to compress: RGB, or its levels of 10 bits in 4:2:0."""
+    if as_frame:
+      planes = self.model.codec.planes(picture[np.newaxis])
+      y, uv = (np.clip(np.rint(4 * plane[0]), 0, 1023).astype(np.uint16) for plane in planes)
+      np.savez(path.with_suffix(".npz"), y=y[..., 0], cb=uv[..., 0], cr=uv[..., 1], bits=10)
+    else:
+      np.savez(path.with_suffix(".npz"), rgb=picture)
 
-  def _write(self, title, y, z, size):
-    z, y_hat, substreams = self._coded(y, z)
+  def latents(self, picture):
+    """Returns (y, z) of each branch of a picture, as `compress` finds them."""
+    found = []
+
+    def pass_on(branch, y):
+      found.append((y, branch.latent_coder.side_information(y)))
+      return self.model.coders[len(found) - 1].y_hat(*found[-1])
+
+    codec = self.model.codec
+    codec.encode(codec.planes(picture[np.newaxis]), pass_on)
+    return found
+
+  def _code(self, *latents):
+    """Returns z's symbols and y_hat of each branch, and the substreams, as `encode` finds them.
+
+    Args:
+      *latents: y, z of the first branch, then of the next.
+    """
+    found, substreams = [], []
+    for coder, y, z in zip(self.model.coders, latents[::2], latents[1::2]):
+      bytes_of_z, z = coder.pass_z(coder.table_coder.writer(), coder.symbols_of_z(z))
+      stream = coder.y_coder.writer()
+      state, y_hat = coder.code_y(stream, stream.open(), y, z)
+      found.append({"z": z, "y_hat": y_hat})
+      substreams += [bytes_of_z, stream.close(state)]
+    return found, tf.stack(substreams)
+
+  def _write(self, title, latents, size):
+    found, substreams = self._coded(*itertools.chain(*latents))
     header = bitstream.Header(self.model.fingerprint, bitstream.RGB, 8, *size)
     (self.folder / f"{title}.kvc").write_bytes(bitstream.pack(header, substreams).numpy())
+    by_branch = dict(zip(self.model.codec.branches, found))
     self.hashes[title] = {
       name: hashlib.sha256(values.numpy().tobytes()).hexdigest()
-      for name, values in (("z", z), ("y_hat", y_hat))
+      for name, values in self.model.codec.prefixed(by_branch.get).items()
     }
 
 
-def _in_child(folders, precision, threads, model, environment):
-  """Returns the hashes that a process of other settings finds, by folder and file."""
-  path = os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])
-  finished = subprocess.run(
-    [sys.executable, str(_HERE / "decode_in_child.py"), precision, str(threads), model, *folders],
-    env={**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert finished.returncode == 0, finished.stderr[-2000:]
-  return json.loads(finished.stdout.splitlines()[-1])
+class _Child:
+  """A process of other settings, which decodes the files in the folders that it is told of."""
+
+  def __init__(self, precision, threads, model, environment):
+    path = os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])
+    self.process = subprocess.Popen(
+      [sys.executable, str(_HERE / "decode_in_child.py"), precision, str(threads), model],
+      env={**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+
+  def tell(self, folder):
+    with contextlib.suppress(BrokenPipeError):  # It has failed; `hashes` will say why.
+      self.process.stdin.write(f"{folder}\n")
+      self.process.stdin.flush()
+
+  def hashes(self):
+    """Returns the hashes that it has found, by folder and file."""
+    output, errors = self.process.communicate()
+    assert self.process.returncode == 0, errors[-2000:]
+    return json.loads(output.splitlines()[-1])
+
+
+@contextlib.contextmanager
+def _no_collection():
+  """Lets nothing look for garbage: among as many objects as graphs have, that takes long."""
+  gc.collect()
+  gc.disable()
+  try:
+    yield
+  finally:
+    gc.enable()
 
 
 @pytest.fixture(scope="module")
@@ -157,36 +246,47 @@ def pictures(astronaut, coffee):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, pictures):
-  """_Files of each codec."""
+def started(tmp_path_factory, pictures):
+  """_Files of each codec, and each _Child at work on them."""
   root = tmp_path_factory.mktemp("exactness")
   found = {}
-  for name in _CODECS:
-    (root / name).mkdir()
-    found[name] = _Files(root / name, name, pictures)
-  return found
+  with contextlib.ExitStack() as stack:
+    children = {title: _Child(*settings) for title, settings in _CHILDREN.items()}
+    for child in children.values():
+      stack.enter_context(child.process)  # Waits for its end, whatever happens here.
+    with _no_collection():
+      for name in _CODECS:
+        (root / name).mkdir()
+        found[name] = _Files(root / name, name, pictures)
+        for child in children.values():
+          child.tell(root / name)
+    yield found, children
 
 
 @pytest.fixture(scope="module")
-def children(made):
+def made(started):
+  """_Files of each codec."""
+  return started[0]
+
+
+@pytest.fixture(scope="module")
+def children(started):
   """What each child finds, by its title and the codec's name."""
-  folders = {name: str(files.folder) for name, files in made.items()}
-  # Two at a time: each traces graphs on one core for most of its time.
-  with futures.ThreadPoolExecutor(2) as pool:
-    found = pool.map(lambda settings: _in_child(folders.values(), *settings), _CHILDREN.values())
-    return {
-      title: {name: each[folder] for name, folder in folders.items()}
-      for title, each in zip(_CHILDREN, found)
-    }
+  files, children = started
+  found = {title: child.hashes() for title, child in children.items()}
+  return {
+    title: {name: each[str(files[name].folder)] for name in files} for title, each in found.items()
+  }
 
 
 @pytest.mark.parametrize("name", _CODECS)
 class TestExactness:
   def test_is_tested_with_many_rows_of_the_tables(self, made, pictures, rows_seen, name):
-    model, seen = made[name].model, rows_seen()
-    y, z = model._latents(tf.constant(pictures["photo"][:256, :256]))
-    model.coders[0].code_y(seen, 0, y, model.coders[0].symbols_of_z(z))
-    assert len(seen.rows) > made[name].least_rows
+    latents = made[name].latents(pictures["photo"][:256, :256])
+    for coder, (y, z), least in zip(made[name].model.coders, latents, made[name].least_rows):
+      seen = rows_seen()
+      coder.code_y(seen, 0, y, coder.symbols_of_z(z))
+      assert len(seen.rows) > least
 
   def test_of_symbols_holds_on_one_thread_without_onednn_with_xla(self, made, children, name):
     assert children["one thread without oneDNN with XLA"][name] == made[name].hashes
@@ -200,5 +300,6 @@ class TestExactness:
     assert others == [first] * len(others)
     assert set(first) == {"smallest", "odd", "photo"}
     for title, hashes in first.items():
-      assert {part: hashes[part] for part in ("z", "y_hat")} == made[name].hashes[title]
-      assert set(hashes) == {"z", "y_hat", "pixels", "bytes"}
+      symbols = made[name].hashes[title]
+      assert {part: hashes[part] for part in symbols} == symbols
+      assert set(hashes) == {*symbols, "pixels", "bytes"}

@@ -5,6 +5,7 @@ Closed forms are multiplications for each pixel: a stage of stride 2^i has 4^-i 
 
 from __future__ import annotations
 
+import functools
 import json
 
 import numpy as np
@@ -20,6 +21,7 @@ PICTURE = benchmark.at_size(demo.load_photos()["coffee"], benchmark.Size(64, 64)
 PAPERS = {"num_filters": 192, "latent_depth": 192}
 
 
+@functools.cache
 def _counted(name, **arguments):
   codec = codecs.create(name, **arguments)
   both = transform_benchmark.parts(codec, PICTURE)
@@ -59,7 +61,7 @@ def _cross_component(n, m, chroma_n, chroma_m, gdn):
 @pytest.mark.parametrize("n, m", [(24, 32), (192, 192)])
 @pytest.mark.parametrize(
   "name, closed_form",
-  [("mbt2018", _mbt2018), ("ycbcr444", _mbt2018), ("luma_chroma420", _luma_chroma420)],
+  [("mbt2018", _mbt2018), ("luma_chroma420", _luma_chroma420)],
 )
 def test_counts_equal_closed_forms(name, closed_form, n, m, activation):
   expected = closed_form(n, m, activation == "gdn")
@@ -75,7 +77,9 @@ def test_two_branches_and_what_joins_them_are_summed(activation):
   assert counted == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("name, arguments", [("mbt2018", PAPERS), ("cheng2020", {})])
+@pytest.mark.parametrize(
+  "name, arguments", [("mbt2018", PAPERS), ("cheng2020", {"num_filters": 64})]
+)
 def test_counts_are_half_the_profilers_operations_but_for_those_on_single_values(name, arguments):
   codec = codecs.create(name, **arguments)
   for part in sum(transform_benchmark.parts(codec, PICTURE), []):
@@ -99,13 +103,15 @@ def test_prelu_multiplies_less_than_gdn(name):
   assert prelu.analysis < gdn.analysis and prelu.synthesis < gdn.synthesis
 
 
-def test_luma_chroma420_multiplies_less_than_mbt2018_of_the_papers_sizes():
+def test_at_the_papers_sizes_luma_chroma420_multiplies_less_than_mbt2018_each_as_published():
   ours, theirs = _counted("luma_chroma420", **PAPERS), _counted("mbt2018", **PAPERS)
   assert ours.analysis < 0.95 * theirs.analysis and ours.synthesis < 0.95 * theirs.synthesis
 
 
 @pytest.mark.parametrize("activation", ["gdn", "prelu"])
-def test_luma_chroma420_owes_that_to_prelu_as_its_mix_costs_more_than_branches_save(activation):
+def test_with_one_activation_for_both_the_mix_costs_luma_chroma420_more_than_branches_save(
+  activation,
+):
   ours = _counted("luma_chroma420", **PAPERS, activation=activation)
   theirs = _counted("mbt2018", **PAPERS, activation=activation)
   assert ours.analysis > theirs.analysis and ours.synthesis > theirs.synthesis
