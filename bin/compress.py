@@ -26,7 +26,7 @@ INPUT = flags.DEFINE_string(
   "input", None, "Picture, folder or glob, or .yuv or .y4m file to compress.", required=True
 )
 FRAMES = flags.DEFINE_string(
-  "frames", ":", "Of a .yuv or .y4m file: a:b, from frame a (from 0) to before b."
+  "frames", None, "Of a .yuv or .y4m file: a:b, from frame a (from 0) to before b; default: all."
 )
 WIDTH = flags.DEFINE_integer("width", None, "Of a .yuv file's frames, in pixels.", lower_bound=1)
 HEIGHT = flags.DEFINE_integer("height", None, "Of a .yuv file's frames, in pixels.", lower_bound=1)
@@ -52,13 +52,19 @@ PRECISION = flags.DEFINE_enum(
 def main():
   from khuvcm_tf import files  # TensorFlow takes seconds to import
 
+  of_frames = files.is_raw(INPUT.value)
+  for flag in (FRAMES, WIDTH, HEIGHT, BIT_DEPTH):
+    if flag.value is not None and not of_frames:
+      raise files.FilesError(
+        f"found --{flag.name} for {INPUT.value}, expected it for .yuv and .y4m files; leave it out"
+      )
   model = files.open_model(MODEL.value, PRECISION.value)
-  if files.is_raw(INPUT.value):
+  if of_frames:
     jobs = files.compress_frames(
       model,
       INPUT.value,
       OUTPUT.value,
-      FRAMES.value,
+      FRAMES.value or ":",
       WIDTH.value,
       HEIGHT.value,
       BIT_DEPTH.value,

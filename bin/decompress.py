@@ -9,11 +9,14 @@ a folder (with its subfolders) or a quoted glob; for several files --output is a
 frames become one .yuv or .y4m file, in the order of their names.
 """
 
+from __future__ import annotations
+
+import fractions
 import functools
 
 from absl import flags
 
-from khuvcm_tf import program
+from khuvcm_tf import errors, program
 
 MODEL = flags.DEFINE_string(
   "model",
@@ -33,6 +36,11 @@ OUTPUT = flags.DEFINE_string(
 LUMA_ONLY = flags.DEFINE_bool(
   "luma_only", False, "Decode a grey preview from luma alone, of files of cross_component."
 )
+FRAME_RATE = flags.DEFINE_string(
+  "frame_rate", None, "For a .y4m header, as in 25 or 30000/1001; a .kvc file does not keep it."
+)
+SITING = flags.DEFINE_enum("siting", "left", ["left", "centre"], "Of chroma, for a .y4m header.")
+FULL_RANGE = flags.DEFINE_bool("full_range", False, "For a .y4m header: black is 0, not 16.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace files that exist.")
 PRECISION = flags.DEFINE_enum(
   "precision",
@@ -51,21 +59,37 @@ ALLOW_OTHER_SYNTHESIS = flags.DEFINE_bool(
 )
 
 
+def frame_rate() -> fractions.Fraction | None:
+  """Returns --frame_rate as a number."""
+  try:
+    return FRAME_RATE.value and fractions.Fraction(FRAME_RATE.value)
+  except (ValueError, ZeroDivisionError) as error:
+    raise errors.Error(
+      f"--frame_rate is {FRAME_RATE.value!r}, expected a number of frames per second as in 25 or "
+      "30000/1001"
+    ) from error
+
+
 def main():
   from khuvcm_tf import files  # TensorFlow takes seconds to import
 
   opened = functools.lru_cache(maxsize=None)(lambda name: files.open_model(name, PRECISION.value))
-  of_frames = files.is_raw(OUTPUT.value)
-  done = (files.decompress_frames if of_frames else files.decompress)(
-    lambda data: opened(MODEL.value or files.model_of(data)),
-    INPUT.value,
-    OUTPUT.value,
-    OVERWRITE.value,
-    max_pixels=MAX_PIXELS.value,
-    allow_other_synthesis=ALLOW_OTHER_SYNTHESIS.value,
-    luma_only=LUMA_ONLY.value,
-  )
-  target = done[0].target if len(done) == 1 and not of_frames else OUTPUT.value
+  arguments = {
+    "models": lambda data: opened(MODEL.value or files.model_of(data)),
+    "pattern": INPUT.value,
+    "output": OUTPUT.value,
+    "overwrite": OVERWRITE.value,
+    "max_pixels": MAX_PIXELS.value,
+    "allow_other_synthesis": ALLOW_OTHER_SYNTHESIS.value,
+    "luma_only": LUMA_ONLY.value,
+  }
+  target = OUTPUT.value
+  if files.is_raw(target):
+    y4m = {"rate": frame_rate(), "siting": SITING.value, "full_range": FULL_RANGE.value}
+    done = files.decompress_frames(**arguments, y4m=y4m)
+  else:
+    done = files.decompress(**arguments)
+    target = done[0].target if len(done) == 1 else target
   print(f"{len(done)} file{'s' * (len(done) > 1)} decompressed to {target}")
 
 

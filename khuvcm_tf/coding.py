@@ -87,7 +87,7 @@ class Model(tf.Module):
     """
     try:
       if isinstance(picture, frames.Frame):
-        self._check_frames()
+        self.check_frames()
         planes = levels_of(picture)
         self._check_memory(*planes[0].shape[:2])
         return self._compress_frame(*planes, picture.bits).numpy()
@@ -288,8 +288,8 @@ class Model(tf.Module):
       exact, first = exact & decoded.exact, last
     return self.codec.decode(y_hats, height, width), exact
 
-  def _check_frames(self):
-    """Raises ModelError where the codec is not one of 4:2:0."""
+  def check_frames(self):
+    """Raises ModelError where raw frames cannot be compressed: the codec is not one of 4:2:0."""
     if not self.codec.picture_format.has_frames:
       raise ModelError(
         f"codec {self.description['codec']} codes RGB pictures, expected one of 4:2:0 for raw "
@@ -361,6 +361,8 @@ _INEXACT = (
 
 def checked(picture: np.ndarray) -> np.ndarray:
   """Returns a picture as [H, W, 1 or 3], or raises ModelError."""
+  if isinstance(picture, frames.Frame):
+    raise ModelError("found a raw frame, expected a picture, uint8 [H, W, 3] or [H, W, 1]")
   picture = np.asarray(picture)
   if picture.ndim == 2:
     picture = picture[..., np.newaxis]

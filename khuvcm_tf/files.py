@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterable
@@ -98,26 +99,41 @@ def compress_frames(
     coding.ModelError: the only frame cannot be coded.
     FilesError: an output exists, or some of several frames were not coded.
   """
+  path, output = os.path.expanduser(path), os.path.expanduser(output)
   reader = frames_lib.open_frames(path, width, height, bits)
   stem = os.path.splitext(os.path.basename(path))[0]
+  digits = max(5, len(str(reader.count - 1)))  # so that names are in the order of numbers
   jobs = [
-    Job(path, os.path.join(output, f"{stem}_{number:05}{SUFFIX}"), True, number)
+    Job(path, os.path.join(output, f"{stem}_{number:0{digits}}{SUFFIX}"), True, number)
     for number in frames_lib.parse_range(numbers, reader.count)
   ]
   if os.path.exists(output) and not os.path.isdir(output):
     raise FilesError(f"{output} is a file, expected a folder for the frames of {path}")
   _check_new((job.target for job in jobs), overwrite)
-  return _run(jobs, lambda job: images.write_bytes(job.target, model.compress(reader[job.frame])))
+  with _naming(path):
+    model.check_frames()
+
+  def code(job):
+    with _naming(f"frame {job.frame}"):
+      images.write_bytes(job.target, model.compress(reader[job.frame]))
+
+  return _run(jobs, code)
 
 
 def decompress_frames(
-  models: Callable[[bytes], object], pattern: str, output: str, overwrite: bool = False, **options
+  models: Callable[[bytes], object],
+  pattern: str,
+  output: str,
+  overwrite: bool = False,
+  y4m: dict | None = None,
+  **options,
 ) -> list[str]:
   """Decompresses .kvc files of raw frames to one .yuv or .y4m file, in the order of their names.
 
   Args:
     models, pattern, overwrite, **options: as in `decompress`.
     output: a .yuv or .y4m file.
+    y4m: what a .y4m file's header says: `rate`, `siting` and `full_range` of `frames.write_frames`.
 
   Returns:
     The files that were decompressed.
@@ -125,15 +141,21 @@ def decompress_frames(
   Raises:
     FilesError: an output exists, or a file holds another picture than a raw frame.
     frames.FrameError: frames differ in size or depth.
+    bitstream.BitstreamError, coding.ModelError: a file cannot be decoded.
   """
+  output = os.path.expanduser(output)
+  if options.get("luma_only"):
+    raise FilesError(
+      f"--luma_only gives a grey preview, found --output={output} for raw frames; give a folder or "
+      "a name such as preview.png"
+    )
   sources = images.find_files(pattern, (SUFFIX,), ".kvc files")
   _check_new([output], overwrite)
 
   def decoded():
     for source in _with_progress(sources):
-      with open(source, "rb") as file:
-        data = file.read()
-      frame = models(data).decompress(data, **options)
+      with _naming(source):
+        frame = _decompress_one(models, source, options)
       if not isinstance(frame, frames_lib.Frame):
         raise FilesError(
           f"{source} holds an RGB or grey picture, expected a raw frame for {output}; give an "
@@ -141,7 +163,7 @@ def decompress_frames(
         )
       yield frame
 
-  frames_lib.write_frames(output, decoded())
+  frames_lib.write_frames(output, decoded(), **(y4m or {}))
   return sources
 
 
@@ -170,9 +192,7 @@ def decompress(
   """
 
   def decode(job):
-    with open(job.source, "rb") as file:
-      data = file.read()
-    picture = models(data).decompress(data, **options)
+    picture = _decompress_one(models, job.source, options)
     if isinstance(picture, frames_lib.Frame):
       raise FilesError(
         f"{job.source} holds a raw 4:2:0 frame, expected an RGB or grey picture for {job.target}; "
@@ -199,6 +219,13 @@ def model_of(data: bytes) -> str:
     )
   # Not the name, which a folder of the same name here would take.
   return model_files.shipped()[name]
+
+
+def _decompress_one(models, source: str, options: dict):
+  """Returns the picture or frame in a file."""
+  with open(source, "rb") as file:
+    data = file.read()
+  return models(data).decompress(data, **options)
 
 
 def _jobs(sources, pattern: str, output: str, suffix: str, overwrite: bool) -> list[Job]:
@@ -245,12 +272,12 @@ def _run(jobs: list[Job], code: Callable[[Job], None]) -> list[Job]:
   failed = 0
   for job in _with_progress(jobs):
     try:
-      _code_one(job, code)
+      with _naming(job.source):
+        _code_one(job, code)
     except errors.Error as error:
-      text = str(error) if job.source in str(error) else f"{job.source}: {error}"
       if len(jobs) == 1:
-        raise type(error)(text) from error
-      tqdm.tqdm.write(f"failed: {text}", file=sys.stderr)
+        raise
+      tqdm.tqdm.write(f"failed: {error}", file=sys.stderr)
       failed += 1
   if failed:
     raise FilesError(f"{failed} of {len(jobs)} files were not coded, for the reasons above")
@@ -268,6 +295,17 @@ def _code_one(job: Job, code: Callable[[Job], None]) -> None:
       f"{error.filename or job.source}: {error.strerror}; expected to read {job.source} and to "
       f"write {job.target}; check both places"
     ) from error
+
+
+@contextlib.contextmanager
+def _naming(what: str):
+  """Puts a name before errors that do not tell it."""
+  try:
+    yield
+  except errors.Error as error:
+    if what in str(error):
+      raise
+    raise type(error)(f"{what}: {error}") from error
 
 
 def _with_progress(jobs: list) -> Iterable:

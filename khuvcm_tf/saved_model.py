@@ -159,6 +159,10 @@ class ExportedModel:
     except tf.errors.InvalidArgumentError as error:
       raise bitstream.BitstreamError(coding.assertion(error)) from error
 
+  def check_frames(self):
+    """As `coding.Model.check_frames`."""
+    self._signature("compress_frame", "raw frames")
+
   def _signature(self, name: str, of_what: str):
     if name not in self._signatures:
       raise coding.ModelError(

@@ -106,8 +106,8 @@ def run(
   picture = benchmark.at_size(demo.load_photos()[benchmark.PHOTO], size)
   built = {  # all of them before the first is timed: an error comes at once
     (name, activation): codecs.create(name, activation=activation, **given)
-    for name in names
-    for activation in activations
+    for name in dict.fromkeys(names)
+    for activation in dict.fromkeys(activations)
   }
   counts, calls = [], []
   for row, codec in built.items():

@@ -36,63 +36,68 @@ def main():
 def hashes(folder: pathlib.Path, model: str, precision: str) -> dict[str, dict[str, str]]:
   """Returns SHA-256 of each file's symbols.
 
-  In float64 of bytes and pixels too, of the files that have a picture, and of these alone.
+  In float64 of bytes and pixels too, of the files that have a picture.
   """
-  import tensorflow as tf
-
   from khuvcm_tf import bitstream, model_files
 
   loaded = model_files.load(str(folder / model), precision)
-  precise = precision == "float64"
-  size = tf.TensorSpec((), tf.int32)
-
-  # In a graph, as `decompress` runs it, so that XLA clusters it where it is on.
-  decode = tf.function(
-    lambda *arguments: _decoded(loaded, precise, *arguments),
-    (tf.TensorSpec((None,), tf.string), size, size),
-    autograph=False,
-  )
+  decode, pixels = _graphs(loaded)
   results = {}
   for file in sorted(folder.glob("*.kvc")):
-    picture = file.with_suffix(".npz")
-    if precise and not picture.is_file():
-      continue
     header, substreams = bitstream.parse(file.read_bytes())
-    found, pixels = decode(substreams, header.height, header.width)
+    size = header.height, header.width
+    found = decode(substreams, *size)
     assert all(each.exact for each in found)
     by_branch = {
       branch: {"z": _hash(each.z), "y_hat": _hash(each.y_hat)}
       for branch, each in zip(loaded.codec.branches, found)
     }
     results[file.stem] = loaded.codec.prefixed(by_branch.get)
-    if precise:
-      data = loaded.compress(_picture(picture))
-      results[file.stem].update(pixels=_hash(*pixels), bytes=hashlib.sha256(data).hexdigest())
+    picture = file.with_suffix(".npz")
+    if precision == "float64" and picture.is_file():
+      results[file.stem].update(
+        pixels=_hash(*pixels([each.y_hat for each in found], *size)),
+        bytes=hashlib.sha256(loaded.compress(_picture(picture))).hexdigest(),
+      )
   return results
 
 
-def _decoded(model, precise, substreams, height, width):
-  """Returns what substreams tell each branch, and, where it is precise, levels of the picture."""
+def _graphs(model):
+  """Returns the two halves of `decompress` as graphs, as it runs them: so XLA clusters them too.
+
+  (substreams, height, width) -> what they tell each branch
+  (y_hat of each branch, height, width) -> levels of the picture
+  """
   import tensorflow as tf
 
   from khuvcm_tf.ops import color
   from khuvcm_tf.ops.padding import padded_size
 
-  codec, found, first = model.codec, [], 0
-  rows, columns = (
-    padded_size(side, codec.stride) // codec.latent_stride for side in (height, width)
+  codec, number = model.codec, tf.TensorSpec((), tf.int32)
+
+  def decode(substreams, height, width):
+    rows, columns = (
+      padded_size(side, codec.stride) // codec.latent_stride for side in (height, width)
+    )
+    found, first = [], 0
+    for coder in model.coders:
+      last = first + len(coder.substreams)
+      found.append(coder.decode(substreams[first:last], rows, columns))
+      first = last
+    return found
+
+  def pixels(y_hats, height, width):
+    planes = codec.decode(y_hats, height, width)
+    levels = [color.levels(codec.picture_format.rgb(planes))]
+    if codec.picture_format.has_frames:
+      levels += [tf.round(4.0 * plane) for plane in planes]  # Of 10 bits, but for clipping.
+    return levels
+
+  y_hats = [tf.TensorSpec((1, None, None, coder.depth)) for coder in model.coders]
+  return (
+    tf.function(decode, (tf.TensorSpec((None,), tf.string), number, number), autograph=False),
+    tf.function(pixels, (y_hats, number, number), autograph=False),
   )
-  for coder in model.coders:
-    last = first + len(coder.substreams)
-    found.append(coder.decode(substreams[first:last], rows, columns))
-    first = last
-  if not precise:
-    return found, ()
-  planes = codec.decode([each.y_hat for each in found], height, width)
-  pixels = [color.levels(codec.picture_format.rgb(planes))]
-  if codec.picture_format.has_frames:
-    pixels += [tf.round(4.0 * plane) for plane in planes]  # Of 10 bits, but for clipping.
-  return found, pixels
 
 
 def _picture(path):

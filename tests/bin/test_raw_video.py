@@ -1,0 +1,182 @@
+"""bin/compress.py and bin/decompress.py on .yuv and .y4m files, as a person starts them.
+
+A process takes seconds to start: what needs none is in tests/test_raw_frames.py.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from khuvcm_tf import bitstream, model_files
+from khuvcm_tf.data import frames, images
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "golden"
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+  """A folder with clip.y4m (4 frames of 10 bits), clip.yuv (2 of 8), shipped models in shipped/."""
+  folder = tmp_path_factory.mktemp("here")
+  (folder / "shipped").mkdir()
+  for name in ("cross_component", "luma_chroma420", "ycbcr444"):
+    (folder / "shipped" / name).symlink_to(GOLDEN / name / "model")
+  for name, bits, count in (("clip.y4m", 10, 4), ("clip.yuv", 8, 2)):
+    frames.write_frames(str(folder / name), [_frame(bits, seed) for seed in range(count)], 25)
+  (folder / "short.y4m").write_bytes((folder / "clip.y4m").read_bytes()[:-1])
+  return folder
+
+
+def _frame(bits, seed):
+  """33x17."""
+  rng = np.random.default_rng(seed)
+  dtype = np.uint8 if bits == 8 else np.uint16
+  shapes = (17, 33), (9, 17), (9, 17)
+  return frames.Frame(*(rng.integers(0, 2**bits, shape, dtype) for shape in shapes), bits)
+
+
+@pytest.fixture(scope="module")
+def run(here):
+  """Runs a program of bin/ in `here`; returns its exit code, stdout and stderr."""
+
+  def run_(name: str, *arguments: object) -> tuple[int, str, str]:
+    process = subprocess.run(
+      [sys.executable, str(ROOT / "bin" / name), *map(str, arguments)],
+      cwd=here,
+      env={**os.environ, "PYTHONPATH": str(ROOT), "KHUVCM_MODELS": str(here / "shipped")},
+      capture_output=True,
+      text=True,
+      timeout=300,
+    )
+    return process.returncode, process.stdout, process.stderr
+
+  return run_
+
+
+@pytest.fixture(scope="module")
+def model():
+  # In float64 the bytes and planes of all processes are equal.
+  return model_files.load(str(GOLDEN / "cross_component" / "model"), "float64")
+
+
+@pytest.fixture(scope="module")
+def coded(run):
+  """The folder kvc/ with frames 1 and 2 of clip.y4m; exit code, stdout, stderr."""
+  return run(
+    "compress.py",
+    "--model=cross_component",
+    "--input=clip.y4m",
+    "--frames=1:3",
+    "--output=kvc",
+    "--precision=float64",
+  )
+
+
+def _tree(folder) -> list[str]:
+  return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def _assert_equal(found, expected):
+  assert found.bits == expected.bits
+  for plane, other in zip(found[:3], expected[:3]):
+    np.testing.assert_array_equal(plane, other)
+
+
+def test_compress_codes_a_range_of_a_y4m_file_to_a_file_for_each_frame(coded, here, model):
+  code, out, err = coded
+  assert (code, err) == (0, "")
+  assert _tree(here / "kvc") == ["clip_00001.kvc", "clip_00002.kvc"]
+  total = 0
+  for number in (1, 2):
+    data = (here / "kvc" / f"clip_{number:05}.kvc").read_bytes()
+    assert data == model.compress(_frame(10, number))
+    total += len(data)
+  assert out == f"2 frames of clip.y4m -> {total} bytes in kvc\n"
+
+
+def test_decompress_finds_the_shipped_model_and_joins_frames_of_10_bits(coded, run, here, model):
+  code, out, err = run(
+    "decompress.py", "--input=kvc/clip_*.kvc", "--output=out.y4m", "--precision=float64"
+  )
+  assert (code, out, err) == (0, "2 files decompressed to out.y4m\n", "")
+  assert re.match(rb"YUV4MPEG2 W33 H17 [^\n]*C420p10[^\n]*\nFRAME\n", _bytes(here / "out.y4m"))
+  reader = frames.open_frames(str(here / "out.y4m"))
+  assert reader.count == 2
+  for found, number in zip(reader, (1, 2)):
+    _assert_equal(found, model.decompress(_bytes(here / "kvc" / f"clip_{number:05}.kvc")))
+    assert set(np.unique(found.y % 4)) == {0, 1, 2, 3}
+
+
+def test_yuv_of_8_bits_goes_there_and_back_through_a_model_that_is_named(run, here, model):
+  named = ["--model=shipped/cross_component", "--precision=float64"]
+  size = ["--width=33", "--height=17"]
+  code, out, err = run(
+    "compress.py", *named, *size, "--input=clip.yuv", "--output=of_yuv/8", "--frames=1:"
+  )
+  assert (code, err) == (0, "")
+  assert _tree(here / "of_yuv") == ["8", "8/clip_00001.kvc"]
+  data = _bytes(here / "of_yuv" / "8" / "clip_00001.kvc")
+  assert out == f"1 frame of clip.yuv -> {len(data)} bytes in of_yuv/8/clip_00001.kvc\n"
+  code, out, err = run("decompress.py", *named, "--input=of_yuv", "--output=out.yuv")
+  assert (code, out, err) == (0, "1 file decompressed to out.yuv\n", "")
+
+  assert data == model.compress(_frame(8, 1))
+  (found,) = frames.open_frames(str(here / "out.yuv"), 33, 17)
+  _assert_equal(found, model.decompress(data))
+
+
+def test_decompress_of_luma_only_needs_no_byte_of_chroma(run, here, model):
+  data = model.compress(_frame(8, 0))
+  header, substreams = bitstream.parse(data)
+  luma = [*substreams[:2], b"", b"\xff" * 90]
+  (here / "luma.kvc").write_bytes(bitstream.pack(bitstream.Header(*header), luma).numpy())
+  code, out, err = run(
+    "decompress.py", "--luma_only", "--input=luma.kvc", "--output=luma.png", "--precision=float64"
+  )
+  assert (code, out, err) == (0, "1 file decompressed to luma.png\n", "")
+  found = images.read_image(str(here / "luma.png"))
+  np.testing.assert_array_equal(found[..., 0], model.decompress(data).y)
+
+
+@pytest.mark.parametrize(
+  "name, arguments, text",
+  [
+    (
+      "compress.py",
+      ["--model=ycbcr444", "--input=clip.y4m", "--frames=:1", "--output=x"],
+      r"clip\.y4m: codec ycbcr444 codes RGB pictures, expected one of 4:2:0 for raw frames \(.*",
+    ),
+    (
+      "compress.py",
+      ["--model=cross_component", "--input=short.y4m", "--output=x"],
+      r"short\.y4m: \d+ bytes of frame 3; expected 1734; the file is cut short",
+    ),
+    (
+      "decompress.py",
+      [f"--input={GOLDEN}/luma_chroma420/frame.kvc", "--luma_only", "--output=x.png"],
+      r"\S+frame\.kvc: a model of codec luma_chroma420 codes luma and chroma together, expected .*",
+    ),
+    (
+      "decompress.py",
+      [f"--input={GOLDEN}/luma_chroma420/frame.kvc", "--output=clip.yuv"],
+      r"clip\.yuv exists; give another --output, or --overwrite to replace it",
+    ),
+  ],
+)
+def test_what_is_refused_ends_in_one_line_and_leaves_no_file(run, here, name, arguments, text):
+  before = {path: _bytes(path) for path in here.rglob("*") if path.is_file()}
+  code, out, err = run(name, *arguments)
+  assert (code, out) == (1, "")
+  assert re.fullmatch(rf"{re.escape(name)}: error: {text}\n", err)
+  assert {path: _bytes(path) for path in here.rglob("*") if path.is_file()} == before
+
+
+def _bytes(path: pathlib.Path) -> bytes:
+  return path.read_bytes()
