@@ -321,7 +321,7 @@ class TestExactness:
 
   @pytest.mark.parametrize("title", _FAST)
   def test_of_symbols_holds_in_float32(self, made, children, title, name):
-    """Other floats outside the synthesis are no other fingerprint: the model loads, decodes alike."""
+    """Other floats outside the synthesis are no other fingerprint: the model decodes alike."""
     assert children[title][name] == made[name].hashes
 
   def test_of_pixels_and_bytes_holds_under_all_settings_in_float64(self, children, name):
