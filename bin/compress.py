@@ -58,6 +58,10 @@ def main():
       raise files.FilesError(
         f"found --{flag.name} for {INPUT.value}, expected it for .yuv and .y4m files; leave it out"
       )
+  if of_frames and ALPHA.present:
+    raise files.FilesError(
+      f"found --alpha for {INPUT.value}, expected it for pictures; leave it out"
+    )
   model = files.open_model(MODEL.value, PRECISION.value)
   if of_frames:
     jobs = files.compress_frames(

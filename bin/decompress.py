@@ -11,6 +11,7 @@ frames become one .yuv or .y4m file, in the order of their names.
 
 from __future__ import annotations
 
+import contextlib
 import fractions
 import functools
 
@@ -39,8 +40,12 @@ LUMA_ONLY = flags.DEFINE_bool(
 FRAME_RATE = flags.DEFINE_string(
   "frame_rate", None, "For a .y4m header, as in 25 or 30000/1001; a .kvc file does not keep it."
 )
-SITING = flags.DEFINE_enum("siting", "left", ["left", "centre"], "Of chroma, for a .y4m header.")
-FULL_RANGE = flags.DEFINE_bool("full_range", False, "For a .y4m header: black is 0, not 16.")
+SITING = flags.DEFINE_enum(
+  "siting", None, ["left", "centre"], "Of chroma, for a .y4m header of 8 bits; default: not told."
+)
+FULL_RANGE = flags.DEFINE_bool(
+  "full_range", None, "For a .y4m header: whether black is 0, not 16; default: not told."
+)
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace files that exist.")
 PRECISION = flags.DEFINE_enum(
   "precision",
@@ -61,18 +66,26 @@ ALLOW_OTHER_SYNTHESIS = flags.DEFINE_bool(
 
 def frame_rate() -> fractions.Fraction | None:
   """Returns --frame_rate as a number."""
-  try:
-    return FRAME_RATE.value and fractions.Fraction(FRAME_RATE.value)
-  except (ValueError, ZeroDivisionError) as error:
+  if FRAME_RATE.value is None:
+    return None
+  rate = None
+  with contextlib.suppress(ValueError, ZeroDivisionError):
+    rate = fractions.Fraction(FRAME_RATE.value)
+  if rate is None or rate <= 0:
     raise errors.Error(
-      f"--frame_rate is {FRAME_RATE.value!r}, expected a number of frames per second as in 25 or "
-      "30000/1001"
-    ) from error
+      f"--frame_rate is {FRAME_RATE.value!r}, expected frames per second as in 25 or 30000/1001"
+    )
+  return rate
 
 
 def main():
   from khuvcm_tf import files  # TensorFlow takes seconds to import
 
+  for flag in (FRAME_RATE, SITING, FULL_RANGE):
+    if flag.value is not None and not OUTPUT.value.lower().endswith(".y4m"):
+      raise errors.Error(
+        f"found --{flag.name} for {OUTPUT.value}, expected it for a .y4m file; leave it out"
+      )
   opened = functools.lru_cache(maxsize=None)(lambda name: files.open_model(name, PRECISION.value))
   arguments = {
     "models": lambda data: opened(MODEL.value or files.model_of(data)),

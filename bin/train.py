@@ -7,16 +7,19 @@ Killed at any moment and started again with the same flags it goes on from its l
 --model of the other programs takes.
 """
 
+from __future__ import annotations
+
 import ast
 
 from absl import flags
 
-from khuvcm_tf import program
+from khuvcm_tf import errors, program
 
 CODEC = flags.DEFINE_string(
   "codec",
   None,
-  "Name of the codec: bmshj2018, mbt2018_mean, mbt2018, cheng2020.",
+  "Name of the codec: bmshj2018, mbt2018_mean, mbt2018, cheng2020, ycbcr444, luma_chroma420, "
+  "cross_component.",
   required=True,
 )
 ARGUMENTS = flags.DEFINE_multi_string(
@@ -31,12 +34,20 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if need 
 
 TRAIN_IMAGES = flags.DEFINE_string("train_images", None, "Folder, glob or file to train on.")
 TRAIN_TFDS = flags.DEFINE_string(
-  "train_tfds", None, "TFDS data set with a feature `image` to train on: NAME or NAME:SPLIT."
+  "train_tfds",
+  None,
+  "TFDS data set with a feature `image` to train on: NAME or NAME:SPLIT, such as clic, vimeo90k.",
 )
 VALIDATION_IMAGES = flags.DEFINE_string(
   "validation_images",
   None,
   "Folder, glob or file to validate on; by default every twentieth training picture is set aside.",
+)
+EVAL_TFDS = flags.DEFINE_string(
+  "eval_tfds",
+  None,
+  "TFDS data set to validate on, in place of --validation_images: NAME or NAME:SPLIT; by default "
+  "its split validation, or else test.",
 )
 VALIDATION_LIMIT = flags.DEFINE_integer(
   "validation_limit", 16, "At most so many pictures to validate on.", lower_bound=1
@@ -62,7 +73,6 @@ LAMBDA_CHROMA = flags.DEFINE_float(
   "lambda_chroma",
   None,
   "In place of --lambda for the errors of Cb and Cr, for YCbCr codecs.",
-  lower_bound=0.0,
 )
 
 MAX_STEPS = flags.DEFINE_integer("max_steps", 1_000_000, "Length of the run.", lower_bound=1)
@@ -127,6 +137,17 @@ WEIGHTS_DTYPE = flags.DEFINE_enum(
 )
 
 
+def component_weights() -> tuple[float, ...] | None:
+  """Returns --component_weights as numbers."""
+  given = COMPONENT_WEIGHTS.value
+  try:
+    return None if given is None else tuple(map(float, given))
+  except ValueError as error:
+    raise errors.Error(
+      f"--component_weights={','.join(given)} is out of range, expected three numbers, as in 4,1,1"
+    ) from error
+
+
 def codec_arguments() -> dict:
   """Returns --argument=name=value as {name: value}; numbers are read as numbers."""
   arguments = {}
@@ -149,12 +170,13 @@ def main():
       arguments=codec_arguments(),
       rate_distortion=LAMBDA.value,
       distortion=DISTORTION.value,
-      component_weights=COMPONENT_WEIGHTS.value,
+      component_weights=component_weights(),
       lambda_chroma=LAMBDA_CHROMA.value,
       init_from=INIT_FROM.value,
       train_images=TRAIN_IMAGES.value,
       train_tfds=TRAIN_TFDS.value,
       validation_images=VALIDATION_IMAGES.value,
+      eval_tfds=EVAL_TFDS.value,
       validation_limit=VALIDATION_LIMIT.value,
       cache_gib=CACHE_GIB.value,
       max_steps=MAX_STEPS.value,

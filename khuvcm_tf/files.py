@@ -107,8 +107,8 @@ def compress_frames(
     Job(path, os.path.join(output, f"{stem}_{number:0{digits}}{SUFFIX}"), True, number)
     for number in frames_lib.parse_range(numbers, reader.count)
   ]
-  if os.path.exists(output) and not os.path.isdir(output):
-    raise FilesError(f"{output} is a file, expected a folder for the frames of {path}")
+  if output.endswith(SUFFIX) or (os.path.exists(output) and not os.path.isdir(output)):
+    raise FilesError(f"{output} is a file's name, expected a folder for the frames of {path}")
   _check_new((job.target for job in jobs), overwrite)
   with _naming(path):
     model.check_frames()

@@ -122,7 +122,11 @@ class ExportedModel:
     """As `coding.Model.compress`."""
     if isinstance(picture, frames.Frame):
       y, uv = coding.levels_of(picture)
-      inputs = {"y": tf.constant(y), "uv": tf.constant(uv), "bits": tf.constant(picture.bits)}
+      inputs = {
+        "y": tf.constant(y),
+        "uv": tf.constant(uv),
+        "bits": tf.constant(picture.bits, tf.int32),
+      }
       compress = self._signature("compress_frame", "raw frames")
     else:
       inputs = {"picture": tf.constant(coding.checked(picture))}

@@ -186,7 +186,7 @@ class TestFrames:
 
   def test_are_refused_by_a_codec_of_rgb_in_one_line(self, of_rgb):
     text = (
-      r"^codec ycbcr444 codes RGB pictures, expected one of 4:2:0 for raw frames \(luma_chroma420 "
+      r"^codec ycbcr444 is not one of 4:2:0, expected one for raw frames \(luma_chroma420 "
       r"or cross_component\); convert the frame to RGB, or use such a model$"
     )
     with pytest.raises(coding.ModelError, match=text):
@@ -430,7 +430,7 @@ class TestCompressRefuses:
   def test_y4m_of_another_colour_space(self, here, colour):
     header = f"YUV4MPEG2 W33 H17 F25:1 C{colour}"
     (here / "clip.y4m").write_bytes(_clip(".y4m", [_frame()], header))
-    self._refused(here, rf"^clip\.y4m: colour space C{colour}; expected C420, .*; convert the vid")
+    self._refused(here, rf"^clip\.y4m: colour space 'C{colour}'; expected C420, .*; convert the vid")
 
   @pytest.mark.parametrize(
     "numbers, text",
@@ -458,7 +458,7 @@ class TestCompressRefuses:
   def test_a_file_in_the_place_of_the_folder(self, here):
     (here / "clip.y4m").write_bytes(_GOOD_Y4M)
     (here / "kvc").write_bytes(b"mine")
-    text = r"^kvc is a file, expected a folder for the frames of clip\.y4m$"
+    text = r"^kvc is a file's name, expected a folder for the frames of clip\.y4m$"
     self._refused(here, text, kind=files.FilesError, overwrite=True)
     assert (here / "kvc").read_bytes() == b"mine"
 
@@ -479,7 +479,7 @@ class TestCompressOfFramesThatCannotBeCoded:
     frame.y[0, 0] = 13
     (here / "clip.y4m").write_bytes(_clip(".y4m", [frame]))
     for model, text in (
-      (of_rgb, r"^clip\.y4m: codec ycbcr444 codes RGB pictures, expected one of 4:2:0 for raw fra"),
+      (of_rgb, r"^clip\.y4m: codec ycbcr444 is not one of 4:2:0, expected one for raw fra"),
       (lossless, r"^clip\.y4m: frame 0: a latent lies too far$"),
     ):
       with pytest.raises(coding.ModelError, match=text):
@@ -516,7 +516,7 @@ class TestCompressOfFramesThatCannotBeCoded:
 
   def test_as_the_codec_has_none_is_told_once_and_makes_no_folder(self, of_rgb, here, capsys):
     (here / "clip.y4m").write_bytes(_GOOD_Y4M)
-    with pytest.raises(errors.Error, match=r"codec ycbcr444 codes RGB pictures"):
+    with pytest.raises(errors.Error, match=r"codec ycbcr444 is not one of 4:2:0"):
       _compress(of_rgb, "clip.y4m")
     assert capsys.readouterr().err == ""
     assert _tree(here) == ["clip.y4m"]

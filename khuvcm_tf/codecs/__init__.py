@@ -26,6 +26,8 @@ _BUILDERS = {
   "cross_component": cross_component.build,
 }
 
+_SIZES = ("num_filters", "latent_depth", "num_mixtures", "chroma_filters", "chroma_depth")
+
 
 def names() -> list[str]:
   """Returns the names of all codecs."""
@@ -49,6 +51,12 @@ def create(name: str, dtype: str = "float32", **arguments) -> Codec:
   """
   if name not in _BUILDERS:
     raise errors.Error(f"no codec is called {name!r}; there are {', '.join(names())}")
+  for argument, value in arguments.items():
+    whole = value is None or isinstance(value, int) and value >= 1
+    if argument in _SIZES and not whole:
+      raise errors.Error(
+        f"codec {name}: `{argument}` is {value!r}, expected an integer of 1 or more"
+      )
   policy = tf.keras.mixed_precision.global_policy()
   tf.keras.mixed_precision.set_global_policy(dtype)
   try:

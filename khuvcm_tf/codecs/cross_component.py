@@ -50,7 +50,8 @@ def build(
     leaky_slope: of the rectifiers in the entropy models.
   """
   n, m = num_filters, latent_depth
-  chroma_n, chroma_m = chroma_filters or max(n // 2, 1), chroma_depth or max(m // 2, 1)
+  chroma_n = max(n // 2, 1) if chroma_filters is None else chroma_filters
+  chroma_m = max(m // 2, 1) if chroma_depth is None else chroma_depth
   if condition not in _CONDITIONS:
     raise ValueError(f"`condition` is {condition!r}, expected one of {', '.join(_CONDITIONS)}")
   return codec.Codec(

@@ -29,6 +29,7 @@ from khuvcm_tf.ops import color
 
 SUFFIXES = (".yuv", ".y4m")
 MAX_SIDE = 65535  # what .kvc files can hold
+MAX_PIXELS = 2**27  # what is decoded again without being asked to
 _BITS = {8: np.dtype("u1"), 10: np.dtype("<u2")}  # depth -> samples in the file
 _SIGNATURE = "YUV4MPEG2"
 _MAX_LINE = 1024  # bytes of a .y4m file's header, or of the line before a frame
@@ -194,8 +195,8 @@ def write_frames(
   path: str,
   frames: Iterable[Frame],
   rate: fractions.Fraction | int | None = None,
-  siting: str = "left",
-  full_range: bool = False,
+  siting: str | None = None,
+  full_range: bool | None = None,
 ) -> int:
   """Writes frames as they come, one in memory at a time; the file is there whole or not at all.
 
@@ -205,9 +206,10 @@ def write_frames(
   Args:
     path: ends in .yuv or .y4m.
     frames: all of one size and depth, at least one.
-    rate: frames per second for a .y4m header; None for "unknown".
-    siting: of chroma, for a .y4m header of 8 bits: 420jpeg for "centre", 420mpeg2 for "left".
-    full_range: for a .y4m header.
+    rate: frames per second for a .y4m header, above 0; None for "unknown".
+    siting: of chroma, for a .y4m header of 8 bits: 420jpeg for "centre", 420mpeg2 for "left", 420
+      where None.
+    full_range: for a .y4m header, which does not tell it where None.
 
   Returns:
     The number of frames written.
@@ -322,6 +324,8 @@ def _words(width: int, height: int, bits: int) -> str:
 def _check_kind(path: str, width: int, height: int, bits: int) -> None:
   if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
     raise FrameError(f"{path}: frames of {width}x{height}; expected sides of 1 to {MAX_SIDE}")
+  if width * height > MAX_PIXELS:
+    raise FrameError(f"{path}: frames of {width}x{height}; expected at most {MAX_PIXELS} pixels")
   if bits not in _BITS:
     raise FrameError(f"{path}: samples of {bits} bits; expected {' or '.join(map(str, _BITS))}")
 
@@ -355,7 +359,8 @@ def _open_y4m(path: str, file: BinaryIO, size: int) -> FrameReader:
   colour = parameters.get("C", "420")
   if colour not in _COLOURS:
     raise FrameError(
-      f"{path}: colour space C{colour}; expected C{', C'.join(_COLOURS)}; convert the video first"
+      f"{path}: colour space {'C' + colour!r}; expected C{', C'.join(_COLOURS)}; convert the video "
+      "first"
     )
   bits, siting = _COLOURS[colour]
   _check_kind(path, *sides, bits)
@@ -381,14 +386,14 @@ def _parameters(path: str, line: bytes) -> dict[str, str]:
 
 def _side(path: str, parameters: dict[str, str], name: str) -> int:
   value = parameters.get(name, "")
-  if not re.fullmatch("[0-9]+", value):
+  if not re.fullmatch("[0-9]{1,9}", value):
     raise FrameError(f"{path}: its header has {name}{value!r}; expected {name} and a number")
   return int(value)
 
 
 def _rate(path: str, parameters: dict[str, str]) -> fractions.Fraction | None:
   value = parameters.get("F", "0:0")
-  match = re.fullmatch("([0-9]+):([0-9]+)", value)
+  match = re.fullmatch("([0-9]{1,9}):([0-9]{1,9})", value)
   if not match or (int(match[1]) > 0) != (int(match[2]) > 0):
     raise FrameError(f"{path}: its header has F{value!r}; expected frames per second as in F30:1")
   return fractions.Fraction(int(match[1]), int(match[2])) if int(match[2]) else None
@@ -433,15 +438,16 @@ def _check_levels(frame: Frame, name: str) -> None:
       )
 
 
-def _y4m_header(width: int, height: int, bits: int, rate, siting: str, full_range: bool) -> bytes:
-  if siting not in color.SITINGS:
+def _y4m_header(width: int, height: int, bits: int, rate, siting, full_range) -> bytes:
+  if siting is not None and siting not in color.SITINGS:
     raise ValueError(f"`siting` is {siting!r}; expected one of {', '.join(color.SITINGS)}")
-  colour = "420p10" if bits == 10 else {"centre": "420jpeg", "left": "420mpeg2"}[siting]
+  if rate is not None and not rate > 0:
+    raise ValueError(f"`rate` is {rate}; expected frames per second above 0")
+  colour = "420p10" if bits == 10 else {"centre": "420jpeg", "left": "420mpeg2"}.get(siting, "420")
   per_second = "0:0" if rate is None else f"{rate.numerator}:{rate.denominator}"
-  limits = "FULL" if full_range else "LIMITED"
-  return (
-    f"{_SIGNATURE} W{width} H{height} F{per_second} Ip A0:0 C{colour} XCOLORRANGE={limits}\n"
-  ).encode("ascii")
+  limits = "" if full_range is None else f" XCOLORRANGE={'FULL' if full_range else 'LIMITED'}"
+  header = f"{_SIGNATURE} W{width} H{height} F{per_second} Ip A0:0 C{colour}{limits}\n"
+  return header.encode("ascii")
 
 
 @contextlib.contextmanager

@@ -202,7 +202,7 @@ def psnr_ycbcr420(
     raise MetricError(f"{len(decoded)} decoded planes; expected Y, Cb and Cr")
   errors_squared = [mse(x, y) for x, y in zip(reference, decoded)]
   largest = max(np.max(plane) for plane in (*reference, *decoded))
-  if not largest < 2**bits:
+  if not (8 <= bits <= 16 and largest < 2**bits):
     raise MetricError(
       f"samples up to {largest} do not have {bits} bits; give `bits`, as the file does"
     )
@@ -352,7 +352,7 @@ def _weighted(values: Sequence[float], weights: Sequence[float]) -> YcbcrPsnr:
 
 
 def _checked_weights(weights: Sequence[float]) -> Sequence[float]:
-  if len(weights) != 3 or min(weights) < 0 or not sum(weights):
+  if len(weights) != 3 or not all(0 <= each < math.inf for each in weights) or not sum(weights):
     raise MetricError(
       f"`weights` are {tuple(weights)}; expected those of Y, Cb and Cr, none negative, not all 0"
     )

@@ -54,6 +54,10 @@ def check(recipe) -> None:
       f"found {'both' if recipe.train_images else 'none'} of --train_images and --train_tfds, "
       "expected one of them"
     )
+  if recipe.validation_images and recipe.eval_tfds:
+    raise TrainingError(
+      "found both of --validation_images and --eval_tfds, expected one of them, or none"
+    )
   if recipe.distortion == "ms_ssim":
     least = losses.MS_SSIM_SMALLEST_SIDE
     reason = f"at least {least} for --distortion=ms_ssim"
@@ -74,10 +78,7 @@ def component_shares(recipe, picture_format) -> list[float] | None:
       "found --component_weights or --lambda_chroma, expected them for --distortion=mse and codecs "
       f"of YCbCr alone, not {recipe.codec} with {recipe.distortion}; leave them out"
     )
-  try:
-    weights = [float(each) for each in given or picture_format.weights]
-  except ValueError:
-    weights = []
+  weights = picture_format.weights if given is None else given
   whole = len(weights) == 3 and all(0 <= each < float("inf") for each in weights)
   _expect(recipe, "component_weights", whole and sum(weights) > 0, "three numbers, as in 4,1,1")
   y, cb, cr = (each / sum(weights) for each in weights)
@@ -165,6 +166,8 @@ def _lines(fields: dict[str, object]) -> list[str]:
     name = _FLAGS.get(field, field)
     if isinstance(value, dict):
       lines += [f"--{name}={key}={value[key]}" for key in sorted(value)]
+    elif isinstance(value, (tuple, list)):
+      lines.append(f"--{name}={','.join(map(str, value))}")
     elif isinstance(value, bool):
       lines.append(f"--{name}={str(value).lower()}")
     elif value is not None:

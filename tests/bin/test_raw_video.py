@@ -151,7 +151,7 @@ def test_decompress_of_luma_only_needs_no_byte_of_chroma(run, here, model):
     (
       "compress.py",
       ["--model=ycbcr444", "--input=clip.y4m", "--frames=:1", "--output=x"],
-      r"clip\.y4m: codec ycbcr444 codes RGB pictures, expected one of 4:2:0 for raw frames \(.*",
+      r"clip\.y4m: codec ycbcr444 is not one of 4:2:0, expected one for raw frames \(.*",
     ),
     (
       "compress.py",

@@ -157,14 +157,17 @@ _REFUSED = {
   "no number": (_y4m("W33 H-17"), r"its header has H'-17'; expected H and a number"),
   "no side": (_y4m("W0 H17"), r"frames of 0x17; expected sides of 1 to 65535"),
   "a huge side": (_y4m("W999999999 H17"), r"frames of 999999999x17; expected sides of 1 to 65535"),
-  "huge sides": (_y4m("W65535 H65535"), r"1740 bytes of frame 0; expected 6442319873"),
+  "huge sides": (
+    _y4m("W65535 H65535"),
+    r"frames of 65535x65535; expected at most 134217728 pixels",
+  ),
   "a rate without a second": (_y4m("W33 H17 F30:0"), r"has F'30:0'; expected .*F30:1"),
   "a rate in words": (_y4m("W33 H17 Ffast"), r"has F'fast'; expected frames per second"),
   "top field first": (_y4m("W33 H17 It"), r"interlaced \(It\); expected progressive frames, Ip"),
   "mixed fields": (_y4m("W33 H17 Im"), r"interlaced \(Im\); .*deinterlace"),
-  "4:4:4": (_y4m("W33 H17 C444"), r"colour space C444; expected C420, C420jpeg, .*C420p10"),
-  "grey": (_y4m("W33 H17 Cmono"), r"colour space Cmono; expected C420"),
-  "12 bits": (_y4m("W33 H17 C420p12"), r"colour space C420p12; expected C420"),
+  "4:4:4": (_y4m("W33 H17 C444"), r"colour space 'C444'; expected C420, C420jpeg, .*C420p10"),
+  "grey": (_y4m("W33 H17 Cmono"), r"colour space 'Cmono'; expected C420"),
+  "12 bits": (_y4m("W33 H17 C420p12"), r"colour space 'C420p12'; expected C420"),
   "no frame": (_y4m(count=0), r"holds no frame; expected at least one"),
   "less than a frame": (_y4m()[:-1], r"866 bytes of frame 1; expected 867; the file is cut short"),
   "a line alone": (_y4m() + b"FRAME\n", r"0 bytes of frame 2; expected 867; the file is cut"),
@@ -203,7 +206,7 @@ class TestRefusing:
       ({"width": 33, "height": -1}, "frames of 33x-1; expected sides"),
       ({"width": 33, "height": 65536}, "frames of 33x65536; expected sides"),
       ({"width": 33, "height": 17, "bits": 12}, "samples of 12 bits; expected 8 or 10"),
-      ({"width": 65535, "height": 65535}, "expected a multiple of 6442319873"),
+      ({"width": 65535, "height": 65535}, "65535x65535; expected at most 134217728 pixels"),
     ],
   )
   def test_yuv_without_a_size_that_fits(self, folder, given, message):
@@ -218,13 +221,13 @@ class TestRefusing:
 
   @pytest.mark.parametrize(
     "header, given",
-    [(b"YUV4MPEG2 W65535 H65535 C420p10\nFRAME\n", {}), (b"", dict(width=65535, height=65535))],
+    [(b"YUV4MPEG2 W8192 H16384 C420p10\nFRAME\n", {}), (b"", dict(width=8192, height=16384))],
   )
   def test_huge_frames_takes_no_memory(self, folder, header, given):
     name = "a.y4m" if header else "a.yuv"
     tracemalloc.start()
     try:
-      with pytest.raises(frames.FrameError, match="expected .*[0-9]{10}"):
+      with pytest.raises(frames.FrameError, match="expected .*[0-9]{9}"):
         _opened(header + bytes(1000), name, **given)
       assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
@@ -331,13 +334,14 @@ class TestWriting:
   @pytest.mark.parametrize(
     "bits, settings, header",
     [
-      (8, {}, b"F0:0 Ip A0:0 C420mpeg2 XCOLORRANGE=LIMITED"),
-      (8, {"rate": 25, "siting": "centre"}, b"F25:1 Ip A0:0 C420jpeg XCOLORRANGE=LIMITED"),
-      (8, {"full_range": True}, b"F0:0 Ip A0:0 C420mpeg2 XCOLORRANGE=FULL"),
+      (8, {}, b"F0:0 Ip A0:0 C420"),
+      (8, {"rate": 25, "siting": "centre"}, b"F25:1 Ip A0:0 C420jpeg"),
+      (8, {"siting": "left", "full_range": False}, b"F0:0 Ip A0:0 C420mpeg2 XCOLORRANGE=LIMITED"),
+      (8, {"full_range": True}, b"F0:0 Ip A0:0 C420 XCOLORRANGE=FULL"),
       (
         10,
         {"rate": fractions.Fraction(60000, 1001)},
-        b"F60000:1001 Ip A0:0 C420p10 XCOLORRANGE=LIMITED",
+        b"F60000:1001 Ip A0:0 C420p10",
       ),
     ],
   )

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from khuvcm_tf import errors
+from khuvcm_tf.codecs import picture_format
 from khuvcm_tf.training import validity
+
+_PICTURES = {"train_images": "photos", "validation_images": "more_photos"}
 
 
 @pytest.mark.parametrize(
@@ -36,10 +39,11 @@ from khuvcm_tf.training import validity
     ("on_nan", "ignore", r"--on_nan=ignore .*one of stop, restore"),
     ("train_images", None, r"found none of --train_images and --train_tfds, expected one of them"),
     ("train_tfds", "kodak", r"found both of --train_images and --train_tfds, expected one of them"),
+    ("eval_tfds", "kodak", r"found both of --validation_images and --eval_tfds, expected one of"),
   ],
 )
 def test_values_out_of_range_are_refused(toy, field, value, message):
-  recipe = toy.make_recipe(**{"workdir": "w", "train_images": "photos", field: value})
+  recipe = toy.make_recipe(**{"workdir": "w", **_PICTURES, field: value})
   with pytest.raises(validity.TrainingError, match=f"^{message}[^\n]*$"):
     toy.recipe.train(recipe)
 
@@ -130,3 +134,41 @@ def test_a_run_may_go_on_longer_and_with_another_learning_rate(toy, tmp_path):
   _claim(toy, tmp_path, max_steps=100)
   _claim(toy, tmp_path, max_steps=200, learning_rate=1e-5)
   assert "--max_steps=200\n" in (tmp_path / "flags.txt").read_text()
+
+
+class TestComponentShares:
+  def _shares(self, toy, picture_format, **fields):
+    recipe = toy.make_recipe(workdir="w", train_images="photos", rate_distortion=0.01, **fields)
+    return validity.component_shares(recipe, picture_format())
+
+  def test_are_the_formats_own_where_no_flag_tells(self, toy):
+    assert self._shares(toy, picture_format.Ycbcr420) is None
+
+  def test_are_the_weights_over_their_sum(self, toy):
+    found = self._shares(toy, picture_format.Ycbcr444, component_weights=(6.0, 1.0, 1.0))
+    assert found == [0.75, 0.125, 0.125]
+
+  def test_of_chroma_are_by_its_own_lambda(self, toy):
+    found = self._shares(toy, picture_format.Ycbcr420, lambda_chroma=0.005)
+    np.testing.assert_allclose(found, [4 / 6, 0.5 / 6, 0.5 / 6])
+
+  @pytest.mark.parametrize(
+    "weights", [(), (4.0, 1.0), (4.0, -1.0, 1.0), (0.0,) * 3, (1.0, 1.0, np.inf)]
+  )
+  def test_refuse_what_are_no_weights(self, toy, weights):
+    with pytest.raises(validity.TrainingError, match="three numbers, as in 4,1,1"):
+      self._shares(toy, picture_format.Ycbcr420, component_weights=weights)
+
+  def test_are_for_mse_and_ycbcr_alone(self, toy):
+    text = "expected them for --distortion=mse and codecs of YCbCr alone"
+    with pytest.raises(validity.TrainingError, match=text):
+      self._shares(toy, picture_format.Rgb, component_weights=(4.0, 1.0, 1.0))
+    with pytest.raises(validity.TrainingError, match=text):
+      self._shares(toy, picture_format.Ycbcr444, lambda_chroma=0.1, distortion="ms_ssim")
+
+  def test_stand_in_flags_txt_as_the_flag_takes_them(self, toy, tmp_path):
+    recipe = toy.make_recipe(
+      workdir=str(tmp_path), train_images="photos", component_weights=(4.0, 0.5, 1.0)
+    )
+    validity.claim(recipe, dataclasses.asdict(recipe))
+    assert "--component_weights=4.0,0.5,1.0" in (tmp_path / "flags.txt").read_text().splitlines()
