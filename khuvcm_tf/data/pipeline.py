@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Callable, NamedTuple
 
@@ -173,25 +174,10 @@ def load_tfds(name: str, crop_size: int, cache_bytes: int) -> Photos:
   Raises:
     DataError: no such data set or split, no feature `image`, or more than memory may hold.
   """
-  import tensorflow_datasets as tfds  # Seconds to import: only where it is asked for.
-
-  name, _, split = name.partition(":")
-  try:
-    examples = tfds.as_numpy(tfds.load(name, split=split or "train"))
-  except (tfds.core.DatasetNotFoundError, ValueError, AssertionError, OSError) as error:
-    first = str(error).strip().splitlines()[0]
-    raise DataError(f"TFDS data set {name!r} was not loaded: {first}") from error
-
-  def found():
-    for i, example in enumerate(examples):
-      if "image" not in example:
-        raise DataError(
-          f"TFDS data set {name!r} has features {sorted(example)}, expected one named 'image'"
-        )
-      yield f"{name}/{i}", functools.partial(_checked, f"{name}/{i}", example["image"])
-
+  found = _tfds_pictures(name, ("train",))
+  name = name.partition(":")[0]
   names, arrays, held = [], [], 0
-  for picture_name, array in usable(found(), crop_size):
+  for picture_name, array in usable(found, crop_size):
     held += array.nbytes
     if held > cache_bytes:
       raise DataError(
@@ -201,6 +187,78 @@ def load_tfds(name: str, crop_size: int, cache_bytes: int) -> Photos:
     names.append(picture_name)
     arrays.append(array)
   return from_arrays(names, arrays)
+
+
+def load_tfds_validation(name: str, most: int) -> list[np.ndarray]:
+  """Takes the first pictures of a TFDS data set, by default of its split validation or else test.
+
+  Args:
+    name: `NAME` or `NAME:SPLIT`.
+    most: how many pictures at most.
+
+  Returns:
+    uint8 [H, W, 3] each.
+
+  Raises:
+    DataError: no such data set or split, or pictures of another kind.
+  """
+  found = itertools.islice(_tfds_pictures(name, ("validation", "test")), most)
+  pictures = [to_rgb(read()) for _, read in found]
+  if not pictures:
+    raise DataError(f"TFDS data set {name!r} has no pictures, expected some to validate on")
+  return pictures
+
+
+def _tfds_pictures(name: str, splits: Sequence[str]):
+  """Finds the pictures of a TFDS data set, of those of this project (`builders`) too.
+
+  Args:
+    name: `NAME` or `NAME:SPLIT`.
+    splits: names of splits; the first that is there is taken where `name` has none.
+
+  Returns:
+    Iterator over (name, function that returns uint8 [H, W, C] or raises DataError).
+
+  Raises:
+    DataError: no such data set or split, or no feature `image`.
+  """
+  import tensorflow_datasets as tfds  # Seconds to import: only where it is asked for.
+  from tensorflow_datasets.core.download import download_manager
+
+  from khuvcm_tf.data import builders  # noqa: F401  Importing it makes its data sets known.
+
+  name, _, split = name.partition(":")
+  try:
+    parts, info = tfds.load(name, with_info=True)
+    split = split or next((each for each in splits if each in parts), "")
+    if not split:
+      raise DataError(
+        f"TFDS data set {name!r} has splits {sorted(parts)}, expected {' or '.join(splits)}; name "
+        f"one, as in '{name}:{min(parts, default='train')}'"
+      )
+    if "image" not in info.features:
+      raise DataError(
+        f"TFDS data set {name!r} has features {sorted(info.features)}, expected one named 'image'"
+      )
+    # Other features, such as the frames of a video, are not decoded.
+    only_image = tfds.decode.PartialDecoding({"image": True})
+    examples = tfds.as_numpy(tfds.load(name, split=split, download=False, decoders=only_image))
+  except AssertionError as error:
+    # Files to be downloaded by hand: the first line names the folder, the others say which files.
+    raise DataError(f"TFDS data set {name!r}: {' '.join(str(error).split())}") from error
+  except (
+    tfds.core.DatasetNotFoundError,
+    tfds.download.DownloadError,
+    download_manager.NonMatchingChecksumError,
+    ValueError,
+    OSError,
+  ) as error:
+    first = str(error).strip().splitlines()[0]
+    raise DataError(f"TFDS data set {name!r} was not loaded: {first}") from error
+  return (
+    (f"{name}/{i}", functools.partial(_checked, f"{name}/{i}", example["image"]))
+    for i, example in enumerate(examples)
+  )
 
 
 def _checked(name: str, picture: np.ndarray) -> np.ndarray:

@@ -25,8 +25,10 @@ UNITS = 64
 _SIGMAS = 6.5
 _LEAST = 5
 
-# An alphabet of the factorized prior ends where less than this is left beyond it.
+# An alphabet of the factorized prior ends where less than this is left beyond it, but reaches so far
+# to each side: a prior that is sure of 0 would make each 1 an escape, of twice a rare symbol's bits.
 _TAIL_MASS = 1e-6
+_LEAST_REACH = 3
 _MOST = 1024
 
 
@@ -116,9 +118,9 @@ def factorized_alphabets(
   above = tf.cast(prior.noisy.base.survival_function(points), tf.float64).numpy()
   alphabets = []
   for channel in range(len(medians)):
-    inside = np.flatnonzero((below[:, channel] > _TAIL_MASS) & (above[:, channel] > _TAIL_MASS))
+    both = np.minimum(below[:, channel], above[:, channel])
     # Symbols between the outermost edges with mass beyond them, and one for each side.
-    first, last = (inside[0], inside[-1]) if inside.size else (_MOST - 1, _MOST)
+    first, last = np.flatnonzero((both > _TAIL_MASS) | (np.abs(steps) < _LEAST_REACH))[[0, -1]]
     edges = below[first : last + 1, channel]
     pmf = np.maximum(np.diff(edges, prepend=0.0, append=1.0), 1e-9)
     alphabets.append((int(first) - _MOST, pmf / pmf.sum()))

@@ -35,6 +35,7 @@ class Recipe:
   train_images: str | None = None
   train_tfds: str | None = None
   validation_images: str | None = None
+  eval_tfds: str | None = None
   validation_limit: int = 16
   distortion: str = "mse"
   component_weights: tuple[float, ...] | None = None
@@ -231,6 +232,8 @@ def _pictures(recipe: Recipe):
   if recipe.validation_images:
     paths = images.find_images(recipe.validation_images)[: recipe.validation_limit]
     return photos, [pipeline.to_rgb(images.read_image(path)) for path in paths]
+  if recipe.eval_tfds:
+    return photos, pipeline.load_tfds_validation(recipe.eval_tfds, recipe.validation_limit)
   return pipeline.held_out(photos, recipe.validation_limit)
 
 

@@ -68,6 +68,25 @@ def test_a_nan_before_the_first_checkpoint_ends_the_run(toy, photos, tmp_path, n
     toy.recipe.train(recipe)
 
 
+@pytest.mark.parametrize("limit, expected", [(16, 3), (2, 2)])
+def test_a_tfds_data_set_is_validated_on_and_all_other_pictures_trained_on(
+  toy, photos, monkeypatch, limit, expected
+):
+  kept = toy.pictures(3, height=24)
+
+  def found(name, splits):
+    assert (name, splits) == ("some:part", ("validation", "test"))
+    return ((str(i), lambda picture=picture: picture) for i, picture in enumerate(kept))
+
+  monkeypatch.setattr(pipeline, "_tfds_pictures", found)
+  recipe = toy.make_recipe(
+    workdir="w", train_images=photos, eval_tfds="some:part", validation_limit=limit
+  )
+  trained_on, validation = toy.recipe._pictures(recipe)
+  assert len(trained_on.names) == 6
+  np.testing.assert_array_equal(validation, kept[:expected])
+
+
 class _Stub:
   """A trainer and its checkpoints in one, at a learning rate."""
 
