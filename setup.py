@@ -31,6 +31,8 @@ REQUIRED = [
   "opencv-python-headless>=4.8,<4.12",
   # DCT of PSNR-HVS, PCHIP of BD-rate; tensorflow-compression holds it at 1.11.
   "scipy>=1.11",
+  # Figures of rate-distortion curves.
+  "matplotlib>=3.7",
   # Progress bars.
   "tqdm>=4.60",
 ]
@@ -50,6 +52,13 @@ GPU = [
   "nvidia-nccl-cu11==2.16.5",
 ]
 
+# Encoders that rate-distortion comparisons can run beside Pillow's; large, so asked for by name.
+ANCHORS = [
+  "pillow-heif>=1.1",  # HEIC by x265
+  "imagecodecs>=2024.12.30",  # JPEG XL
+  "imageio-ffmpeg>=0.6",  # an ffmpeg with x265 and, from Python 3.10 on, vvenc
+]
+
 # What a checkout needs beside the packages: tests, lint, and `make demo`.
 DEV = [
   "pytest>=8.1",  # --import-mode=importlib as tests/ uses it
@@ -58,6 +67,7 @@ DEV = [
   "scikit-image>=0.22",  # oracle of SSIM; its sample photos are those of make demo
   "dill>=0.3.6",  # tensorflow_datasets.testing imports it
   "psutil>=5.9",  # memory of processes under test
+  "selenium>=4.11",  # the report in a browser, where chromium and chromedriver are installed
   "setuptools>=64",  # a test builds an editable install; venv on Python 3.9 brings 58
   "ruff==0.17.*",  # the formatter's output changes between minor versions
 ]
@@ -70,7 +80,10 @@ setup(
   python_requires=">=3.9,<3.12",  # the Pythons that TensorFlow 2.14 has wheels for
   packages=[*find_packages(include=["khuvcm_tf*", "detection*"]), "khuvcm_tf.models"],
   package_dir={"khuvcm_tf.models": "models"},
-  package_data={"khuvcm_tf.models": ["**/*.json", "**/*.npz", "**/fingerprint"]},
+  package_data={
+    "khuvcm_tf.models": ["**/*.json", "**/*.npz", "**/fingerprint"],
+    "khuvcm_tf.evaluation": ["*.json", "*.html", "*.css", "*.js"],
+  },
   install_requires=REQUIRED,
-  extras_require={"gpu": GPU, "dev": DEV},
+  extras_require={"gpu": GPU, "anchors": ANCHORS, "dev": DEV},
 )

@@ -430,7 +430,9 @@ class TestCompressRefuses:
   def test_y4m_of_another_colour_space(self, here, colour):
     header = f"YUV4MPEG2 W33 H17 F25:1 C{colour}"
     (here / "clip.y4m").write_bytes(_clip(".y4m", [_frame()], header))
-    self._refused(here, rf"^clip\.y4m: colour space 'C{colour}'; expected C420, .*; convert the vid")
+    self._refused(
+      here, rf"^clip\.y4m: colour space 'C{colour}'; expected C420, .*; convert the vid"
+    )
 
   @pytest.mark.parametrize(
     "numbers, text",

@@ -25,8 +25,8 @@ UNITS = 64
 _SIGMAS = 6.5
 _LEAST = 5
 
-# An alphabet of the factorized prior ends where less than this is left beyond it, but reaches so far
-# to each side: a prior that is sure of 0 would make each 1 an escape, of twice a rare symbol's bits.
+# An alphabet of the factorized prior ends where less than this is left beyond it, but reaches this
+# far to each side: or else a prior that is sure of 0 makes each 1 an escape, twice as dear.
 _TAIL_MASS = 1e-6
 _LEAST_REACH = 3
 _MOST = 1024

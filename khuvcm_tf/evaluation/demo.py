@@ -132,8 +132,8 @@ def _shown(name: str, photo: np.ndarray, output: str) -> Shown:
   decoded = images.read_image(os.path.join(output, "decoded", name + ".png"))
   ours = Coded("Ours", os.path.getsize(kvc), decoded)
   coded = [ours]
-  for codec, encode in (("JPEG", anchors.jpeg), ("WebP", anchors.webp)):
-    anchored = anchors.at_bytes(encode, photo, ours.num_bytes)
+  for codec, anchor in (("JPEG", anchors.jpeg), ("WebP", anchors.webp)):
+    anchored = anchors.at_bytes(anchor, photo, ours.num_bytes)
     coded.append(Coded(codec, len(anchored.data), anchored.decoded))
   return Shown(name, photo, coded)
 

@@ -10,8 +10,8 @@ Each picture is compressed to a file, which is read again and decompressed. A ro
   psnr_rgb        dB; psnr_y of luma, psnr_ycbcr (4 Y + Cb + Cr) / 6, which grey pictures lack
   ssim            0..1; nan where a side is below 11; ms_ssim where one is below 161
   psnr_hvs        dB, of luma as it is seen; psnr_hvs_m with masking; nan where a side is below 8
-  encode_seconds  wall time from uint8 array to bytes
-  decode_seconds  wall time from bytes to uint8 array
+  encode_s        wall time from uint8 array to bytes
+  decode_s        wall time from bytes to uint8 array
   psnr_jpeg, ...  dB of an anchor at exactly these bytes, interpolated; nan where out of its reach
 
 Times leave out files, measures and TensorFlow's tracing: the first picture is coded once before
@@ -48,8 +48,10 @@ from khuvcm_tf.evaluation import anchors, metrics
 
 Row = dict[str, Union[str, int, float]]
 
+ANCHORS = ("jpeg", "webp")  # fast enough to be bisected for each picture
+
 _DECIMALS = {"bpp": 4, "estimated_bpp": 4, "ssim": 4, "ms_ssim": 4}
-_DECIMALS.update(encode_seconds=3, decode_seconds=3)
+_DECIMALS.update(encode_s=3, decode_s=3)
 # Columns of the written files that would make the table too wide.
 _FILES_ONLY = ("height", "width", "psnr_y", "psnr_hvs_m")
 
@@ -89,7 +91,7 @@ def run(
     output: folder for the results; made where it does not exist.
     precision: of the transforms, "float32" or "float64".
     alpha: what is done with transparency (`images.read_image`).
-    anchor_names: of `anchors.ENCODERS`.
+    anchor_names: of `ANCHORS`.
     keep_files: whether the .kvc files stay, in `output`/files.
 
   Returns:
@@ -139,7 +141,7 @@ def evaluate(
     paths: of the pictures.
     folder: for the .kvc files; made where it does not exist.
     alpha: what is done with transparency (`images.read_image`).
-    anchor_names: of `anchors.ENCODERS`.
+    anchor_names: of `ANCHORS`.
 
   Returns:
     A row for each picture that could be read and coded.
@@ -172,34 +174,68 @@ def evaluate_picture(
     model: to evaluate.
     picture: uint8 [H, W, 3] or [H, W, 1].
     kvc: the file to write, replaced where it exists.
-    anchor_names: of `anchors.ENCODERS`.
+    anchor_names: of `ANCHORS`.
 
   Returns:
     A row without its name.
   """
+  row, _ = code_picture(_ModelCoder(model), picture, kvc)
+  return {
+    **row,
+    **{f"psnr_{name}": _anchor_psnr(name, picture, row["bytes"]) for name in anchor_names},
+  }
+
+
+class _ModelCoder:
+  """A model as `code_picture` takes it."""
+
+  def __init__(self, model: coding.Model):
+    self._model, self.compress = model, model.compress
+
+  def decompress(self, data, picture):
+    """A file tells the size by itself."""
+    del picture
+    return self._model.decompress(data)
+
+  def estimated_bits(self, picture):
+    return sum(self._model.estimate(picture).values())
+
+
+def code_picture(coder, picture: np.ndarray, path: str) -> tuple[Row, np.ndarray]:
+  """Codes a picture by way of a file and measures it.
+
+  Args:
+    coder: has `compress(picture)`, `decompress(data, picture)`, which looks at the picture's shape
+      alone, and `estimated_bits(picture)`.
+    picture: uint8 [H, W, 3] or [H, W, 1].
+    path: of the file to write, replaced where it exists.
+
+  Returns:
+    (a row without its name, the decoded picture).
+  """
   height, width, _ = picture.shape
   start = time.perf_counter()
-  data = model.compress(picture)
+  data = coder.compress(picture)
   encode_seconds = time.perf_counter() - start
-  os.makedirs(os.path.dirname(kvc), exist_ok=True)
-  images.write_bytes(kvc, data)
-  with open(kvc, "rb") as file:
+  os.makedirs(os.path.dirname(path), exist_ok=True)
+  images.write_bytes(path, data)
+  with open(path, "rb") as file:
     data = file.read()
   start = time.perf_counter()
-  decoded = model.decompress(data)
+  decoded = coder.decompress(data, picture)
   decode_seconds = time.perf_counter() - start
-  size = os.path.getsize(kvc)
-  return {
+  size = os.path.getsize(path)
+  row = {
     "height": height,
     "width": width,
     "bytes": size,
     "bpp": 8 * size / (height * width),
-    "estimated_bpp": sum(model.estimate(picture).values()) / (height * width),
+    "estimated_bpp": coder.estimated_bits(picture) / (height * width),
     **metrics.measures(picture, decoded),
-    "encode_seconds": encode_seconds,
-    "decode_seconds": decode_seconds,
-    **{f"psnr_{name}": _anchor_psnr(name, picture, size) for name in anchor_names},
+    "encode_s": encode_seconds,
+    "decode_s": decode_seconds,
   }
+  return row, decoded
 
 
 def names(paths: Sequence[str]) -> list[str]:
@@ -312,16 +348,16 @@ def environment() -> dict[str, object]:
 
 def _check_anchors(anchor_names: Sequence[str]):
   for name in anchor_names:
-    if name not in anchors.ENCODERS:
+    if name not in ANCHORS:
       raise EvaluationError(
-        f"no anchor is called {name!r}; expected some of {', '.join(anchors.ENCODERS)}; write "
+        f"no anchor is called {name!r}; expected some of {', '.join(ANCHORS)}; write "
         "--anchors=jpeg,webp"
       )
 
 
 def _anchor_psnr(name: str, picture: np.ndarray, size: int) -> float:
   try:
-    return anchors.psnr_at_bytes(anchors.ENCODERS[name], picture, size)
+    return anchors.psnr_at_bytes(anchors.create(name), picture, size)
   except anchors.AnchorError as error:
     logging.warning("%s", error)
     return math.nan

@@ -11,18 +11,19 @@ import contextlib
 import io
 import json
 import pathlib
+import runpy
 import sys
 
 from absl import flags
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "bin"))
-import train
-
 from khuvcm_tf import program
+
+_TRAIN = pathlib.Path(__file__).parents[2] / "bin" / "train.py"
 
 
 def main():
   workdir, images, *flagfiles = sys.argv[1:]
+  train = runpy.run_path(str(_TRAIN))
   ends = []
   for flagfile in flagfiles:
     for name in flags.FLAGS:
@@ -31,7 +32,7 @@ def main():
     code = 0
     with contextlib.redirect_stderr(io.StringIO()) as said:
       try:
-        program.run(train.main)
+        program.run(train["main"])
       except SystemExit as end:
         code = end.code
     ends.append([code, said.getvalue()])
