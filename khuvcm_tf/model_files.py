@@ -99,7 +99,7 @@ def load(path_or_name: str, precision: str = "float32") -> coding.Model:
   """
   folder = find(path_or_name)
   try:
-    description = _read_description(folder)
+    description = read_description(folder)
     weights = _read_arrays(os.path.join(folder, "weights.npz"))
     integers = _read_arrays(os.path.join(folder, "integer.npz"))
     stored = read_fingerprint(folder)
@@ -229,7 +229,8 @@ def _is_of_synthesis(name: str) -> bool:
   return any(part.startswith("synthesis") for part in name.split("/")[:2])
 
 
-def _read_description(folder: str) -> dict[str, object]:
+def read_description(folder: str) -> dict[str, object]:
+  """Returns what `model.json` says."""
   with open(os.path.join(folder, "model.json"), encoding="utf-8") as file:
     description = json.load(file)
   if not isinstance(description, dict):

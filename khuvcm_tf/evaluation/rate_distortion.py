@@ -16,6 +16,7 @@ import datetime
 import functools
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -23,6 +24,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent import futures
 from typing import NamedTuple
@@ -39,6 +41,12 @@ from khuvcm_tf.evaluation import anchors, bjontegaard, evaluate, metrics
 # Of these BD-rates are told; similarities are compared in dB.
 MEASURES = ("psnr_rgb", "psnr_ycbcr", "psnr_y", "ssim", "ms_ssim", "psnr_hvs", "psnr_hvs_m")
 _SIMILARITIES = ("ssim", "ms_ssim")
+
+_COLUMNS = (
+  *("height", "width", "bytes", "bpp", "estimated_bpp"),
+  *MEASURES,
+  *("encode_s", "decode_s"),
+)
 
 _PUBLISHED = pathlib.Path(__file__).with_name("published_kodak.json")
 
@@ -79,7 +87,10 @@ class ModelCoder:
 
   def __init__(self, path: str, precision: str):
     self._path, self._precision = path, precision
-    self.key = f"{model_files.read_fingerprint(model_files.find(path)).hex()} {precision}"
+    folder = model_files.find(path)
+    self.description = model_files.read_description(folder)
+    self._fingerprint = model_files.read_fingerprint(folder).hex()
+    self.key = f"{self._fingerprint} {precision}"
 
   @functools.cached_property
   def model(self):
@@ -87,8 +98,7 @@ class ModelCoder:
 
   def about(self) -> str:
     """Says what the setting is."""
-    description = self.model.description
-    return f"lambda {description.get('lambda', 'unknown')}, model {self.model.fingerprint.hex()}"
+    return f"lambda {self.description.get('lambda', 'unknown')}, model {self._fingerprint}"
 
   def warm_up(self, picture):
     """Lets TensorFlow build its graphs, so that they are not timed."""
@@ -169,23 +179,24 @@ def run(pattern: str, output: str, options: Options) -> dict:
     images.ImageError: there are no pictures, or results cannot be written.
     coding.ModelError: a model cannot be loaded.
   """
-  paths = images.find_images(pattern)
+  inside = os.path.realpath(output) + os.sep
+  found = images.find_images(pattern)
+  # Not what an earlier run has written.
+  paths = [path for path in found if not os.path.realpath(path).startswith(inside)] or found
   curves, left_out = _curves(options)
   published = _published(options.published)
   os.makedirs(output, exist_ok=True)
-  names = [name.replace(os.sep, "_") for name in evaluate.names(paths)]
+  names = _names(paths)
   points = {}
-  with tqdm.tqdm(
-    total=len(paths) * sum(len(curve.coders) for curve in curves),
-    unit="file",
-    disable=None,
-  ) as bar:
+  count = len(paths) * sum(len(curve.coders) for curve in curves)
+  with tqdm.tqdm(total=count, unit="file", disable=None) as bar:
     for curve in curves:
       for setting, coder in curve.coders.items():
-        job = functools.partial(_point, output, options, curve.name, setting, coder, names)
+        measured = _Setting(pathlib.Path(output), curve.name, setting, coder, options)
         with futures.ThreadPoolExecutor(options.jobs) as pool:
-          for index, found in enumerate(pool.map(job, range(len(paths)), paths)):
-            points[curve.name, setting, index] = found
+          shown = (index < options.shown for index in range(len(paths)))
+          for index, point in enumerate(pool.map(measured.point, paths, names, shown)):
+            points[curve.name, setting, index] = point
             bar.update()
         vars(coder).pop("model", None)  # so that only one model is in memory
   results = _results(curves, names, points, options, published, left_out)
@@ -239,7 +250,8 @@ def _curves(options: Options) -> tuple[list[Curve], list[dict]]:
   """Returns the codecs that can be run, and those that cannot with the reason."""
   curves, left_out = [], []
   for text in options.models:
-    name, _, settings = text.rpartition("=")
+    is_named = "=" in text and not os.path.exists(text)
+    name, settings = text.split("=", 1) if is_named else ("", text)
     found = settings.split(":")
     name = name or os.path.basename(os.path.normpath(found[0]))
     coders = {_label(path): ModelCoder(path, options.precision) for path in found}
@@ -265,7 +277,7 @@ def _curves(options: Options) -> tuple[list[Curve], list[dict]]:
       "there is no codec to run; give --models, or --anchors that are installed"
     )
   for name in names:
-    if names.count(name) > 1 or not re.fullmatch(r"[\w.+-]+", name):
+    if names.count(name) > 1 or not re.fullmatch(r"\w[\w.+-]*", name):
       raise ComparisonError(
         f"a codec is called {name!r}; expected names of letters, digits and ._+-, each once; give "
         "names as in --models=NAME=W1:W2"
@@ -278,49 +290,87 @@ def _curves(options: Options) -> tuple[list[Curve], list[dict]]:
 
 
 def _label(path: str) -> str:
-  return re.sub(r"[^\w.+-]", "_", os.path.basename(os.path.normpath(path)))
+  return re.sub(r"^\W|[^\w.+-]", "_", os.path.basename(os.path.normpath(path)))
 
 
-def _point(output, options, codec, setting, coder, names, index, path) -> dict:
-  """Returns what is known of a picture at a setting, from disk or measured; or why nothing is."""
-  name = names[index]
-  target = pathlib.Path(output, "points", codec, setting, f"{name}.json")
-  shown = pathlib.Path(output, "pictures", codec, setting, f"{name}.png")
-  is_shown = index < options.shown
-  try:
-    key = f"{coder.key} {hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()}"
-    point = _read_point(target, key)
-    if point is not None and (shown.exists() or not is_shown):
-      return point
+class _Setting:
+  """Measures pictures at one setting of a codec, or reads what was measured before."""
+
+  def __init__(self, output: pathlib.Path, codec: str, setting: str, coder, options: Options):
+    self._output, self._place = output, pathlib.Path(codec, setting)
+    self._coder, self._options = coder, options
+    self._is_warm, self._lock = False, threading.Lock()
+
+  def point(self, path: str, name: str, is_shown: bool) -> dict:
+    """Returns a picture's key, row and ceiling, in JSON's words, or why there are none.
+
+    Args:
+      path: of the picture.
+      name: in the results.
+      is_shown: whether the decoded picture is kept.
+    """
+    point = self._output / "points" / self._place / f"{name}.json"
+    file = self._output / "files" / self._place / f"{name}{self._coder.suffix}"
+    decoded = self._output / "pictures" / self._place / f"{name}.png"
+    try:
+      content = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+      key = f"{self._coder.key} {content} {self._options.alpha}"
+      found = _read_point(point, file, key)
+      if found is None or (is_shown and not decoded.exists()):
+        found = _for_json({"key": key, **self._measure(path, name, file, decoded, is_shown)})
+        point.parent.mkdir(parents=True, exist_ok=True)
+        images.write_text(str(point), json.dumps(found))
+      return found
+    except (errors.Error, OSError, MemoryError, tf.errors.ResourceExhaustedError) as error:
+      codec, setting = self._place.parts
+      reason = f"{codec} at {setting}, {path}: {error or 'out of memory'}"
+      with tqdm.tqdm.external_write_mode(sys.stderr):
+        logging.warning("left out: %s", reason)
+      return {"reason": reason}
+
+  def _measure(self, path, name, file, decoded_path, is_shown) -> dict:
     with tqdm.tqdm.external_write_mode(sys.stderr):
-      picture = images.read_image(path, options.alpha)
-    if picture.shape[2] == 1:  # anchors' formats and measures of YCbCr want three components
+      picture = images.read_image(path, self._options.alpha)
+    is_grey = picture.shape[2] == 1
+    if is_grey:  # as not all anchors take it
       picture = np.repeat(picture, 3, axis=2)
-    if index == 0:
-      coder.warm_up(picture)
-    file = pathlib.Path(output, "files", codec, setting, f"{name}{coder.suffix}")
-    row, decoded = evaluate.code_picture(coder, picture, str(file))
+    with self._lock:
+      if not self._is_warm:
+        self._coder.warm_up(picture)
+      self._is_warm = True
+    row, decoded = evaluate.code_picture(self._coder, picture, str(file))
+    if is_grey:
+      row["psnr_ycbcr"] = math.nan  # its chroma says nothing
+    decoded_path.unlink(missing_ok=True)
     if is_shown:
-      original = pathlib.Path(output, "pictures", "original", f"{name}.png")
-      for place, content in ((shown, decoded), (original, picture)):
+      original = self._output / "pictures" / "original" / f"{name}.png"
+      for place, content in ((original, picture), (decoded_path, decoded)):
         place.parent.mkdir(parents=True, exist_ok=True)
         images.write_image(str(place), content)
-    point = {"key": key, "row": row, "ceiling": coder.ceiling(picture)}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    images.write_text(str(target), json.dumps(_for_json(point)))
-    return _for_json(point)
-  except (errors.Error, OSError, MemoryError, tf.errors.ResourceExhaustedError) as error:
-    reason = f"{codec} at {setting}, {path}: {error or 'out of memory'}"
-    with tqdm.tqdm.external_write_mode(sys.stderr):
-      logging.warning("left out: %s", reason)
-    return {"reason": reason}
+    return {"row": row, "ceiling": self._coder.ceiling(picture)}
 
 
-def _read_point(path: pathlib.Path, key: str) -> dict | None:
-  """Returns a point that was made before, None where it is of something else, or damaged."""
+def _names(paths: Sequence[str]) -> list[str]:
+  """Returns a name of its own for each picture, without folders."""
+  found = []
+  for name in evaluate.names(paths):
+    name = whole = name.replace(os.sep, "_")
+    for number in itertools.count(2):
+      if name not in found:
+        break
+      name = f"{whole}_{number}"
+    found.append(name)
+  return found
+
+
+def _read_point(path: pathlib.Path, file: pathlib.Path, key: str) -> dict | None:
+  """Returns a point made before; None where it is of something else, damaged, or its file gone."""
   try:
     point = json.loads(path.read_text(encoding="utf-8"))
-    return point if point["key"] == key and point["row"]["bpp"] > 0 else None
+    row = point["row"]
+    whole = set(point) == {"key", "row", "ceiling"} and set(row) == set(_COLUMNS)
+    known = point["key"] == key and row["bytes"] == file.stat().st_size and row["bpp"] > 0
+    return point if whole and known else None
   except (OSError, ValueError, KeyError, TypeError):
     return None
 
@@ -341,14 +391,7 @@ def _results(curves, names, points, options, published, left_out) -> dict:
           left_out.append({"image": name, "reason": point["reason"]})
       rows += found
       if found:
-        numbers = [
-          {
-            column: _number(value)
-            for column, value in row.items()
-            if not isinstance(value, str) or value == "inf"
-          }
-          for row in found
-        ]
+        numbers = [{column: _number(row[column]) for column in _COLUMNS} for row in found]
         mean, _ = evaluate.mean(numbers)
         means.append(
           _for_json({"codec": curve.name, "setting": setting, "pictures": len(found), **mean})
@@ -431,7 +474,7 @@ def _about(curve: Curve, ceilings) -> dict:
       "conversion": first.anchor.conversion,
       "description": {},
     }
-  description = first.model.description
+  description = first.description
   return {
     **about,
     "version": f"khuvcm_tf {description.get('versions', {}).get('khuvcm_tf', 'unknown')}",

@@ -1,0 +1,97 @@
+"""bin/rate_distortion.py as a person starts it; what needs no process is in tests/evaluation/."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+import skimage.data
+
+from khuvcm_tf.data import images
+from khuvcm_tf.evaluation import anchors
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+MODEL = ROOT / "tests" / "golden" / "mbt2018_mean" / "model"
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+  """A folder with two pictures in photos/."""
+  folder = tmp_path_factory.mktemp("here")
+  photo = skimage.data.astronaut()
+  (folder / "photos").mkdir()
+  images.write_image(str(folder / "photos" / "a.png"), photo[60:108, 200:264])
+  images.write_image(str(folder / "photos" / "b.png"), photo[150:182, 150:190])
+  return folder
+
+
+@pytest.fixture(scope="module")
+def run(here):
+  """Runs the program in `here`; returns its exit code, stdout and stderr."""
+
+  def run_(*arguments: str) -> tuple[int, str, str]:
+    process = subprocess.run(
+      [sys.executable, str(ROOT / "bin" / "rate_distortion.py"), *arguments],
+      cwd=here,
+      env={**os.environ, "PYTHONPATH": str(ROOT)},
+      capture_output=True,
+      text=True,
+      timeout=300,
+    )
+    return process.returncode, process.stdout, process.stderr
+
+  return run_
+
+
+def _files(folder):
+  return {
+    str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+    for path in (folder / "files").rglob("*")
+    if path.is_file()
+  }
+
+
+def test_a_comparison_ends_with_a_report_and_the_same_command_codes_nothing_anew(run, here):
+  command = (f"--models=ours={MODEL}", "--anchors=jpeg", "--images=photos", "--output=out")
+  code, out, err = run(*command)
+  assert (code, err) == (0, "")
+  labels = [anchors.jpeg.label(setting) for setting in anchors.jpeg.default_settings]
+  lines = out.splitlines()
+  assert lines[0].split()[:4] == ["codec", "setting", "bpp", "psnr_rgb"]
+  assert [line.split()[:2] for line in lines[1 : 2 + len(labels)]] == [
+    ["ours", "model"],
+    *(["jpeg", label] for label in labels),
+  ]
+  assert lines[-2].startswith("BD-rate (PSNR RGB) of ours against jpeg: `curve` has 1 points")
+  assert lines[-1] == "written to out: report.html, plots, results.json, results.csv"
+  output = here / "out"
+  assert (output / "report.html").read_text(encoding="utf-8").lower().startswith("<!doctype html")
+  assert any((output / "plots").iterdir())
+  results = json.loads((output / "results.json").read_text(encoding="utf-8"))
+  assert len(results["rows"]) == 2 * (1 + len(labels))
+  written = _files(output)
+  assert len(written) == len(results["rows"])
+
+  again, out_again, _ = run(*command)
+  assert (again, out_again) == (0, out)
+  assert _files(output) == written
+
+
+def test_an_unknown_anchor_is_one_line(run, here):
+  code, out, err = run("--anchors=gif", "--images=photos", "--output=none")
+  assert (code, out) == (1, "")
+  assert re.fullmatch(
+    r"rate_distortion\.py: error: no anchor is called 'gif'; expected one of jpeg, .*, vvc\n", err
+  )
+  assert not (here / "none").exists()
+
+
+def test_the_flag_names_all_anchors():
+  source = (ROOT / "bin" / "rate_distortion.py").read_text(encoding="utf-8")
+  found = re.search(r'DEFINE_list\(\s*"anchors",\s*\[\],\s*"Of ((?:[^"]|"\s*")*)\."', source)
+  assert re.sub(r'"\s*"', "", found.group(1)).split(", ") == anchors.names()
