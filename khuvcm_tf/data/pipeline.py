@@ -18,11 +18,7 @@ import tensorflow as tf
 from absl import logging
 
 from khuvcm_tf import errors
-from khuvcm_tf.data import images
-
-
-class DataError(errors.Error):
-  """Training data that cannot be used."""
+from khuvcm_tf.data import DataError, images
 
 
 class Photos(NamedTuple):

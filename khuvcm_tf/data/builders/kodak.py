@@ -10,7 +10,7 @@ from __future__ import annotations
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import checksums, download_manager
 
-from khuvcm_tf.data import pipeline
+from khuvcm_tf.data import DataError
 
 _HOMEPAGE = "http://r0k.us/graphics/kodak/"
 _DESCRIPTION = """\
@@ -96,7 +96,7 @@ class Kodak(tfds.core.GeneratorBasedBuilder):
       download_manager.NonMatchingChecksumError,
     ) as error:
       reason = str(error).strip().splitlines()[0]
-      raise pipeline.DataError(
+      raise DataError(
         f"the Kodak pictures were not downloaded ({reason}): put kodim01.png to kodim24.png, "
         f"unchanged, from {_HOMEPAGE} into {dl_manager.download_dir / 'manual'}"
       ) from error

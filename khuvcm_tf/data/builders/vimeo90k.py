@@ -11,7 +11,7 @@ import dataclasses
 
 import tensorflow_datasets as tfds
 
-from khuvcm_tf.data import pipeline
+from khuvcm_tf.data import DataError
 
 _HOMEPAGE = "http://toflow.csail.mit.edu/"
 _ARCHIVES = "http://data.csail.mit.edu/tofu/dataset/"
@@ -93,7 +93,7 @@ class Vimeo90k(tfds.core.GeneratorBasedBuilder):
     lists = {split: folder / f"{config.lists}_{split}list.txt" for split in ("train", "test")}
     for path in lists.values():
       if not path.exists():
-        raise pipeline.DataError(
+        raise DataError(
           f"{path} is missing: download {_ARCHIVES}{folder.name}.zip and extract it into "
           f"{folder.parent}"
         )
@@ -106,7 +106,7 @@ class Vimeo90k(tfds.core.GeneratorBasedBuilder):
       frames = [folder / name / f"im{i + 1}.png" for i in range(self.builder_config.frames)]
       for frame in frames:
         if not frame.exists():
-          raise pipeline.DataError(
+          raise DataError(
             f"{frame} is missing, though {path.name} names {name}: extract the archive again"
           )
       yield name, {"image": frames[len(frames) // 2], "frames": frames, "name": name}
