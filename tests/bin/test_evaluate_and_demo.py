@@ -179,7 +179,11 @@ def test_the_demo_draws_what_a_second_process_decoded(run, models, tmp_path):
   code, out, err = run("demo.py", "--model=tiny", f"--output={output}")
   assert (code, err) == (0, "")
   lines = out.splitlines()
-  assert lines[-1] == f"see {output / 'demo.png'}"
+  page = output / "report" / "report.html"
+  assert lines[-1] == f"see {output / 'demo.png'} and {page}"
+  assert all(f">{name}" in page.read_text(encoding="utf-8") for name in ("tiny", "jpeg", "webp"))
+  results = json.loads((output / "report" / "results.json").read_text(encoding="utf-8"))
+  assert len(results["rows"]) == 4 * (1 + 6 + 6)
   model = model_files.load(str(models / "tiny"))
   for name, photo in demo.load_photos().items():
     data = (output / "kvc" / f"{name}.kvc").read_bytes()
