@@ -18,12 +18,14 @@ from khuvcm_tf import errors, program
 CODEC = flags.DEFINE_string(
   "codec",
   None,
-  "Name of the codec: bmshj2018, mbt2018_mean, mbt2018, cheng2020, ycbcr444, luma_chroma420, "
-  "cross_component.",
-  required=True,
+  "Name of the codec: bmshj2018_factorized, bmshj2018, mbt2018_mean, mbt2018, cheng2020, ycbcr444, "
+  "luma_chroma420, cross_component; default: that of --init_from.",
 )
 ARGUMENTS = flags.DEFINE_multi_string(
-  "argument", [], "Argument of the codec, as in --argument=num_filters=128; may be repeated."
+  "argument",
+  [],
+  "Argument of the codec, as in --argument=num_filters=128; may be repeated. Default: those of a "
+  "model of the same codec that --init_from names, or else the codec's own.",
 )
 INIT_FROM = flags.DEFINE_string(
   "init_from",

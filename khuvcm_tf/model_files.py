@@ -134,6 +134,17 @@ def read_weights(path_or_name: str) -> dict[str, np.ndarray]:
     ) from error
 
 
+def describe(path_or_name: str) -> dict[str, object]:
+  """Returns what `model.json` says of a model that is named as for `load`."""
+  folder = find(path_or_name)
+  try:
+    return read_description(folder)
+  except (OSError, ValueError) as error:
+    raise coding.ModelError(
+      f"{folder} is not a whole model: {_reason(error)}; copy it again from its source"
+    ) from error
+
+
 def shipped() -> dict[str, str]:
   """Returns shipped models, name: folder: those in $KHUVCM_MODELS, then those of the package."""
   found = {}

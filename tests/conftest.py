@@ -26,6 +26,12 @@ class _RowsSeen:
   def __init__(self):
     self.rows = set()
 
+  def open(self):
+    return 0
+
+  def close(self, state):
+    return state
+
   def code(self, state, rows, symbols):
     self.rows.update(rows.numpy().tolist())
     return state, symbols

@@ -25,7 +25,7 @@ ARROWS = {
   "evaluation": ["khuvcm_tf", "data"],
   "training": ["evaluation"],
   "saved_model": ["model_files"],
-  "conversion": ["coding"],
+  "conversion": ["model_files"],
   "model_files": ["coding"],
   "files": ["model_files", "saved_model", "data"],
   "program": [],

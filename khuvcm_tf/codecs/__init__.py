@@ -7,6 +7,7 @@ import tensorflow as tf
 from khuvcm_tf import errors
 from khuvcm_tf.codecs import (
   bmshj2018,
+  bmshj2018_factorized,
   cheng2020,
   cross_component,
   luma_chroma420,
@@ -17,6 +18,7 @@ from khuvcm_tf.codecs import (
 from khuvcm_tf.codecs.codec import Codec
 
 _BUILDERS = {
+  "bmshj2018_factorized": bmshj2018_factorized.build,
   "bmshj2018": bmshj2018.build,
   "mbt2018_mean": mbt2018_mean.build,
   "mbt2018": mbt2018.build,
@@ -26,7 +28,14 @@ _BUILDERS = {
   "cross_component": cross_component.build,
 }
 
-_SIZES = ("num_filters", "latent_depth", "num_mixtures", "chroma_filters", "chroma_depth")
+_SIZES = (
+  "num_filters",
+  "latent_depth",
+  "num_mixtures",
+  "chroma_filters",
+  "chroma_depth",
+  "prior_layers",
+)
 
 
 def names() -> list[str]:

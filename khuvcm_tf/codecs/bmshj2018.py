@@ -10,37 +10,48 @@ hyperprior. ICLR 2018. https://openreview.net/forum?id=rkcQFMZRb (figure 4).
 
 N = num_filters, M = latent_depth; the paper takes N = 128, M = 192 for its five lower rates and
 N = 192, M = 320 for its three higher ones. Ours differs in one thing: h_s ends in the logarithm
-of sigma, so that its index in the table of scales is linear in the network's output.
+of sigma, so that its index in the table of scales is linear in the network's output. With
+`log_scales=False` it ends in sigma, as the paper's does (whose last ReLU the bound of sigma, 0.11,
+makes superfluous).
 """
 
 from __future__ import annotations
 
 from khuvcm_tf import layers
 from khuvcm_tf.codecs import codec, picture_format
-from khuvcm_tf.entropy import hyperprior
+from khuvcm_tf.entropy import hyperprior, latent_coder
 
 
-def build(num_filters: int = 128, latent_depth: int = 192, activation: str = "gdn") -> codec.Codec:
+def build(
+  num_filters: int = 128,
+  latent_depth: int = 192,
+  activation: str = "gdn",
+  log_scales: bool = True,
+  prior_layers: int = 2,
+  stored_medians: bool = False,
+) -> codec.Codec:
   """Composes the codec.
 
   Args:
     num_filters: N, channels of the transforms and of z.
     latent_depth: M, channels of y.
     activation: of the transforms, "gdn" (the paper's) or "prelu".
+    log_scales, prior_layers, stored_medians: form of the entropy model (`latent_coder.Form`).
   """
   n, m = num_filters, latent_depth
+  form = latent_coder.Form(log_scales, prior_layers, stored_medians)
   h_a = [
     layers.conv(n, 3, name="conv0"),
-    layers.rectifier(0.0, name="act0"),
+    layers.Rectifier(0.0, name="act0"),
     layers.conv_down(n, 5, 2, name="conv1"),
-    layers.rectifier(0.0, name="act1"),
+    layers.Rectifier(0.0, name="act1"),
     layers.conv_down(n, 5, 2, name="conv2"),
   ]
   h_s = [
     layers.conv_up(n, 5, 2, name="conv0"),
-    layers.rectifier(0.0, name="act0"),
+    layers.Rectifier(0.0, name="act0"),
     layers.conv_up(n, 5, 2, name="conv1"),
-    layers.rectifier(0.0, name="act1"),
+    layers.Rectifier(0.0, name="act1"),
     layers.conv(m, 3, name="conv2"),
   ]
   return codec.Codec(
@@ -56,6 +67,7 @@ def build(num_filters: int = 128, latent_depth: int = 192, activation: str = "gd
         means=False,
         absolute=True,
         quantization_mode="noise",
+        form=form,
       ),
     ),
   )

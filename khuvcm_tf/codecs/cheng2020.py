@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from khuvcm_tf import layers
 from khuvcm_tf.codecs import codec, picture_format
-from khuvcm_tf.entropy import context
+from khuvcm_tf.entropy import context, latent_coder
 
 
 def build(
@@ -28,6 +28,9 @@ def build(
   attention: bool = True,
   activation: str = "gdn",
   leaky_slope: float = 0.01,
+  log_scales: bool = True,
+  prior_layers: int = 2,
+  stored_medians: bool = False,
 ) -> codec.Codec:
   """Composes the codec.
 
@@ -37,35 +40,37 @@ def build(
     attention: whether the transforms have attention modules.
     activation: of the transforms, "gdn" (the paper's) or "prelu".
     leaky_slope: of the rectifiers in the entropy model.
+    log_scales, prior_layers, stored_medians: form of the entropy model (`latent_coder.Form`).
   """
   n, slope = num_filters, leaky_slope
+  form = latent_coder.Form(log_scales, prior_layers, stored_medians)
   h_a = [
     layers.conv(n, 3, name="conv0"),
-    layers.rectifier(slope, name="act0"),
+    layers.Rectifier(slope, name="act0"),
     layers.conv(n, 3, name="conv1"),
-    layers.rectifier(slope, name="act1"),
+    layers.Rectifier(slope, name="act1"),
     layers.conv_down(n, 3, 2, name="conv2"),
-    layers.rectifier(slope, name="act2"),
+    layers.Rectifier(slope, name="act2"),
     layers.conv(n, 3, name="conv3"),
-    layers.rectifier(slope, name="act3"),
+    layers.Rectifier(slope, name="act3"),
     layers.conv_down(n, 3, 2, name="conv4"),
   ]
   h_s = [
     layers.conv(n, 3, name="conv0"),
-    layers.rectifier(slope, name="act0"),
+    layers.Rectifier(slope, name="act0"),
     layers.Subpixel(n, 3, 2, name="up1"),
-    layers.rectifier(slope, name="act1"),
+    layers.Rectifier(slope, name="act1"),
     layers.conv(n * 3 // 2, 3, name="conv2"),
-    layers.rectifier(slope, name="act2"),
+    layers.Rectifier(slope, name="act2"),
     layers.Subpixel(n * 3 // 2, 3, 2, name="up3"),
-    layers.rectifier(slope, name="act3"),
+    layers.Rectifier(slope, name="act3"),
     layers.conv(2 * n, 3, name="conv4"),
   ]
   parameters = [
     layers.conv(n * 10 // 3, 1, name="conv0"),
-    layers.rectifier(slope, name="act0"),
+    layers.Rectifier(slope, name="act0"),
     layers.conv(n * 8 // 3, 1, name="conv1"),
-    layers.rectifier(slope, name="act1"),
+    layers.Rectifier(slope, name="act1"),
     layers.conv((3 * num_mixtures if num_mixtures > 1 else 2) * n, 1, name="conv2"),
   ]
   return codec.Codec(
@@ -82,6 +87,7 @@ def build(
         hyper_features=2 * n,
         num_mixtures=num_mixtures,
         quantization_mode="mixed",
+        form=form,
       ),
     ),
   )

@@ -126,7 +126,7 @@ class Codec(tf.keras.Model):
     return {
       f"{part}/{weight.name.split(':')[0]}": weight
       for part, network in self.prefixed(lambda branch: branch.networks).items()
-      for weight in network.trainable_weights
+      for weight in network.weights
     }
 
   def assign_weights(self, values: dict[str, np.ndarray]):

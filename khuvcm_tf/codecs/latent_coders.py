@@ -33,7 +33,9 @@ def create(kind: str, n: int, m: int, leaky_slope: float) -> latent_coder.Latent
   return joint(n, m, 3 if kind == "mixture" else 1, leaky_slope)
 
 
-def mean_and_scale(n: int, m: int, leaky_slope: float) -> hyperprior.Hyperprior:
+def mean_and_scale(
+  n: int, m: int, leaky_slope: float, form: latent_coder.Form = latent_coder.OURS
+) -> hyperprior.Hyperprior:
   """z = h_a(y); mu, sigma = h_s(z_hat): the paper's table 1 without the context model."""
   return hyperprior.Hyperprior(
     _hyper_analysis(n, leaky_slope),
@@ -43,16 +45,19 @@ def mean_and_scale(n: int, m: int, leaky_slope: float) -> hyperprior.Hyperprior:
     means=True,
     absolute=False,
     quantization_mode="mixed",
+    form=form,
   )
 
 
-def joint(n: int, m: int, num_mixtures: int, leaky_slope: float) -> context.ContextModel:
+def joint(
+  n: int, m: int, num_mixtures: int, leaky_slope: float, form: latent_coder.Form = latent_coder.OURS
+) -> context.ContextModel:
   """z = h_a(y); psi = h_s(z_hat); phi = masked 5x5 of y_hat; three 1x1 layers of (phi, psi)."""
   parameters = [
     layers.conv(m * 10 // 3, 1, name="conv0"),
-    layers.rectifier(leaky_slope, name="act0"),
+    layers.Rectifier(leaky_slope, name="act0"),
     layers.conv(m * 8 // 3, 1, name="conv1"),
-    layers.rectifier(leaky_slope, name="act1"),
+    layers.Rectifier(leaky_slope, name="act1"),
     layers.conv((3 * num_mixtures if num_mixtures > 1 else 2) * m, 1, name="conv2"),
   ]
   return context.ContextModel(
@@ -64,15 +69,16 @@ def joint(n: int, m: int, num_mixtures: int, leaky_slope: float) -> context.Cont
     hyper_features=2 * m,
     num_mixtures=num_mixtures,
     quantization_mode="mixed",
+    form=form,
   )
 
 
 def _hyper_analysis(n: int, leaky_slope: float) -> list[tf.keras.layers.Layer]:
   return [
     layers.conv(n, 3, name="conv0"),
-    layers.rectifier(leaky_slope, name="act0"),
+    layers.Rectifier(leaky_slope, name="act0"),
     layers.conv_down(n, 5, 2, name="conv1"),
-    layers.rectifier(leaky_slope, name="act1"),
+    layers.Rectifier(leaky_slope, name="act1"),
     layers.conv_down(n, 5, 2, name="conv2"),
   ]
 
@@ -80,8 +86,8 @@ def _hyper_analysis(n: int, leaky_slope: float) -> list[tf.keras.layers.Layer]:
 def _hyper_synthesis(m: int, leaky_slope: float) -> list[tf.keras.layers.Layer]:
   return [
     layers.conv_up(m, 5, 2, name="conv0"),
-    layers.rectifier(leaky_slope, name="act0"),
+    layers.Rectifier(leaky_slope, name="act0"),
     layers.conv_up(m * 3 // 2, 5, 2, name="conv1"),
-    layers.rectifier(leaky_slope, name="act1"),
+    layers.Rectifier(leaky_slope, name="act1"),
     layers.conv(2 * m, 3, name="conv2"),
   ]

@@ -17,10 +17,17 @@ from __future__ import annotations
 
 from khuvcm_tf import layers
 from khuvcm_tf.codecs import codec, latent_coders, picture_format
+from khuvcm_tf.entropy import latent_coder
 
 
 def build(
-  num_filters: int = 192, latent_depth: int = 192, activation: str = "gdn", leaky_slope: float = 0.2
+  num_filters: int = 192,
+  latent_depth: int = 192,
+  activation: str = "gdn",
+  leaky_slope: float = 0.2,
+  log_scales: bool = True,
+  prior_layers: int = 2,
+  stored_medians: bool = False,
 ) -> codec.Codec:
   """Composes the codec.
 
@@ -29,13 +36,15 @@ def build(
     latent_depth: M, channels of y.
     activation: of the transforms, "gdn" (the paper's) or "prelu".
     leaky_slope: of the rectifiers in the entropy model.
+    log_scales, prior_layers, stored_medians: form of the entropy model (`latent_coder.Form`).
   """
   n, m = num_filters, latent_depth
+  form = latent_coder.Form(log_scales, prior_layers, stored_medians)
   return codec.Codec(
     picture_format.Rgb(),
     codec.Branch(
       layers.four_stage_analysis(n, m, activation),
       layers.four_stage_synthesis(n, m, activation),
-      latent_coders.joint(n, m, 1, leaky_slope),
+      latent_coders.joint(n, m, 1, leaky_slope, form),
     ),
   )

@@ -16,7 +16,7 @@ from khuvcm_tf.entropy import gaussian, latent_coder
 from khuvcm_tf.layers import MaskedConv2D
 
 
-class ContextModel(latent_coder.LatentCoder):
+class ContextModel(latent_coder.SideInformed):
   """A mixture of Gaussians for each latent, told by side information and by decoded latents.
 
     y_hat = round(y);  psi = h_s(z_hat);  phi = masked 5x5 convolution of y_hat
@@ -26,10 +26,10 @@ class ContextModel(latent_coder.LatentCoder):
   once in training.
 
   Args:
-    analysis, latent_depth, hyper_depth, quantization_mode: as in `LatentCoder`.
+    analysis, latent_depth, hyper_depth, quantization_mode, form: as in `SideInformed`.
     synthesis: h_s, layers from z to psi.
     hyper_features: channels of psi.
-    parameters: 1x1 layers from phi and psi to K M logits, then K M means, then K M log-scales, of
+    parameters: 1x1 layers from phi and psi to K M logits, K M means and K M (log-)scales, of
       which the first M belong to the first component; without logits where K is 1.
     num_mixtures: K.
   """
@@ -44,9 +44,10 @@ class ContextModel(latent_coder.LatentCoder):
     hyper_features: int,
     num_mixtures: int,
     quantization_mode: str,
+    form: latent_coder.Form = latent_coder.OURS,
   ):
     super().__init__(
-      analysis, latent_depth, hyper_depth, False, quantization_mode, name="context_model"
+      analysis, latent_depth, hyper_depth, False, quantization_mode, form, name="context_model"
     )
     self.h_s = tf.keras.Sequential(synthesis, name="hyper_synthesis")
     self.context = tf.keras.Sequential(
@@ -80,7 +81,7 @@ class ContextModel(latent_coder.LatentCoder):
     told = tf.concat([self.context(y_hat), self.h_s(z_hat)], axis=-1)
     told = tf.cast(self.parameter_layers(told), tf.float32)
     shape = tf.concat([tf.shape(told)[:3], [-1, self.num_mixtures, self.latent_depth]], axis=0)
-    *logits, means, log_scales = tf.unstack(
+    *logits, means, scales = tf.unstack(
       tf.ensure_shape(
         tf.reshape(told, shape),
         (None, None, None, 2 + (self.num_mixtures > 1), self.num_mixtures, self.latent_depth),
@@ -88,7 +89,7 @@ class ContextModel(latent_coder.LatentCoder):
       axis=3,
     )
     weights = tf.nn.log_softmax(logits[0], axis=3) if logits else None
-    return weights, means, gaussian.index_of(log_scales)
+    return weights, means, gaussian.index_of(scales, self.form.log_scales)
 
   def latent_bits(self, y: tf.Tensor, z_hat: tf.Tensor, training: bool):
     y_hat, y_counted = self.quantized(y, 0.0, training)

@@ -8,14 +8,20 @@ import numpy as np
 
 from khuvcm_tf.entropy import (
   context,
+  factorized_coder,
   hyperprior,
   integer_coder,
   integer_context,
+  integer_factorized,
   integer_hyperprior,
   latent_coder,
 )
 
 _TWINS = {
+  factorized_coder.FactorizedCoder: (
+    integer_factorized.convert,
+    integer_factorized.IntegerFactorized,
+  ),
   hyperprior.Hyperprior: (integer_hyperprior.convert, integer_hyperprior.IntegerHyperprior),
   context.ContextModel: (integer_context.convert, integer_context.IntegerContext),
 }

@@ -1,7 +1,7 @@
 """The Gaussian of a latent, its scale taken from a table of log-spaced scales.
 
-Networks put out log-scales; `index` is their place in the table. Training uses real indices, coding
-integer ones.
+Networks put out log-scales, or scales; `index` is their place in the table. Training uses real
+indices, coding integer ones.
 """
 
 from __future__ import annotations
@@ -24,9 +24,16 @@ def scale_table() -> np.ndarray:
   return MIN_SCALE * np.exp(LOG_STEP * np.arange(NUM_SCALES))
 
 
-def index_of(log_scale: tf.Tensor) -> tf.Tensor:
-  """Returns the real index in the table, within [0, NUM_SCALES - 1]; gradients pass the bounds."""
-  index = (log_scale - math.log(MIN_SCALE)) / LOG_STEP
+def index_of(told: tf.Tensor, log_scales: bool = True) -> tf.Tensor:
+  """Returns the real index in the table, within [0, NUM_SCALES - 1]; gradients pass the bounds.
+
+  Args:
+    told: log(sigma), or sigma itself.
+    log_scales: which of both.
+  """
+  if not log_scales:
+    told = tf.math.log(tfc.lower_bound(told, MIN_SCALE))
+  index = (told - math.log(MIN_SCALE)) / LOG_STEP
   return tfc.upper_bound(tfc.lower_bound(index, 0.0), NUM_SCALES - 1.0)
 
 

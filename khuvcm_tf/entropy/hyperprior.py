@@ -12,12 +12,12 @@ import tensorflow as tf
 from khuvcm_tf.entropy import gaussian, latent_coder
 
 
-class Hyperprior(latent_coder.LatentCoder):
+class Hyperprior(latent_coder.SideInformed):
   """A Gaussian for each latent, its scale (and mean) told by side information z.
 
   Args:
-    analysis, latent_depth, hyper_depth, absolute, quantization_mode: as in `LatentCoder`.
-    synthesis: h_s, layers from z to M log-scales, or M means and then M log-scales. These are
+    analysis, latent_depth, hyper_depth, absolute, quantization_mode, form: as in `SideInformed`.
+    synthesis: h_s, layers from z to M (log-)scales, or M means and then M (log-)scales. These are
       convolutions of `khuvcm_tf.layers` with the activations that `integer_network` knows.
     means: whether h_s tells means too.
   """
@@ -31,9 +31,10 @@ class Hyperprior(latent_coder.LatentCoder):
     means: bool,
     absolute: bool,
     quantization_mode: str,
+    form: latent_coder.Form = latent_coder.OURS,
   ):
     super().__init__(
-      analysis, latent_depth, hyper_depth, absolute, quantization_mode, name="hyperprior"
+      analysis, latent_depth, hyper_depth, absolute, quantization_mode, form, name="hyperprior"
     )
     self.h_s = tf.keras.Sequential(synthesis, name="hyper_synthesis")
     self.means = means
@@ -47,9 +48,9 @@ class Hyperprior(latent_coder.LatentCoder):
     """Returns the mean (0.0 where h_s tells none) and the real scale index, [B, h, w, M] each."""
     told = tf.cast(self.h_s(z_hat), tf.float32)
     if not self.means:
-      return 0.0, gaussian.index_of(told)
-    mean, log_scale = tf.split(told, 2, axis=-1)
-    return mean, gaussian.index_of(log_scale)
+      return 0.0, gaussian.index_of(told, self.form.log_scales)
+    mean, scale = tf.split(told, 2, axis=-1)
+    return mean, gaussian.index_of(scale, self.form.log_scales)
 
   def latent_bits(self, y: tf.Tensor, z_hat: tf.Tensor, training: bool):
     mean, index = self.parameters(z_hat)

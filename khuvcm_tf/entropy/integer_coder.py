@@ -114,7 +114,7 @@ class IntegerCoder(tf.Module):
   def symbols_of_z(self, z: tf.Tensor) -> tf.Tensor:
     """Rounds side information: float [1, h/4, w/4, N] -> int32 symbols."""
     medians = tf.constant(self.medians / UNITS, z.dtype)
-    return tf.cast(tf.round(z - medians), tf.int32)
+    return rounded(z - medians)
 
   def z_hat(self, z: tf.Tensor) -> tf.Tensor:
     """Returns rounded side information in 1/64: int32 symbols -> int32."""
@@ -138,20 +138,32 @@ class IntegerCoder(tf.Module):
 
   def encode(self, y: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
     """Encodes float y [1, h, w, M] and z [1, h/4, w/4, N]; returns the substreams, string [2]."""
-    return tf.stack(self._passed(self.table_coder.writer(), self.y_coder.writer(), y, z))
+    return tf.stack(self._passed(lambda coder: coder.writer(), y, z))
 
   def estimate(self, y: tf.Tensor, z: tf.Tensor) -> dict[str, tf.Tensor]:
     """Returns the bits that the tables give to each substream, float64 scalars."""
-    bits = self._passed(self.table_coder.counter(), self.y_coder.counter(), y, z)
+    bits = self._passed(lambda coder: coder.counter(), y, z)
     return dict(zip(self.substreams, bits))
 
-  def _passed(self, stream_of_z, stream_of_y, y, z):
-    """Passes latents through two streams; returns what these close with."""
+  def _passed(self, stream_of, y, z):
     with tf.device("CPU:0"), range_coder.uncompiled():
-      z = self.symbols_of_z(z)
-      end_of_z, _ = self.pass_z(stream_of_z, z)
-      state_of_y, _ = self.code_y(stream_of_y, stream_of_y.open(), y, z)
-      return end_of_z, stream_of_y.close(state_of_y)
+      return self.pass_through(stream_of, y, z)
+
+  def pass_through(self, stream_of, y: tf.Tensor, z: tf.Tensor) -> list[tf.Tensor]:
+    """Passes latents through a stream for each substream.
+
+    Args:
+      stream_of: (`table_coder` or `y_coder`) -> a stream of it.
+      y, z: as for `encode`.
+
+    Returns:
+      What the streams close with.
+    """
+    z = self.symbols_of_z(z)
+    end_of_z, _ = self.pass_z(stream_of(self.table_coder), z)
+    stream = stream_of(self.y_coder)
+    state, _ = self.code_y(stream, stream.open(), y, z)
+    return [end_of_z, stream.close(state)]
 
   def decode(self, substreams: tf.Tensor, height, width) -> Decoded:
     """Decodes latents.
@@ -187,6 +199,12 @@ def within(state: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
   return {key[len(name) + 1 :]: value for key, value in state.items() if key.startswith(name + "/")}
 
 
+def rounded(values: tf.Tensor) -> tf.Tensor:
+  """Rounds floats to nearest even: float -> int32."""
+  # Far beyond what can be coded, and within int32.
+  return tf.cast(tf.round(tf.clip_by_value(values, -(2.0**24), 2.0**24)), tf.int32)
+
+
 def rounded_side_information(floats, latents):
   """Returns medians int32 [N] in 1/64, and of each picture's latents z and z_hat, in floats."""
   medians = np.rint(floats.prior.medians().numpy() * UNITS).astype(np.int32)
@@ -203,17 +221,21 @@ def z_alphabets(prior: factorized.FactorizedPrior, medians: np.ndarray):
 
 
 def float_bits(floats, latents, z_hats) -> float:
-  """Returns the bits of all latents by the float model, rounded as a file would.
-
-  A latent counts at most what an escape costs: the tails of floats would hide what integers cost.
-  """
+  """Returns the bits of all latents by the float model, rounded as a file would."""
   total = 0.0
   for y, z_hat in zip(latents, z_hats):
     z_hat = tf.cast(z_hat, tf.float32)
     _, bits = floats.latent_bits(tf.cast(y, tf.float32), z_hat, training=False)
-    for each in (floats.prior.bits(z_hat), bits):
-      total += float(tf.reduce_sum(tf.minimum(each, _ESCAPE_BITS)))
+    total += counted(floats.prior.bits(z_hat)) + counted(bits)
   return total
+
+
+def counted(bits: tf.Tensor) -> float:
+  """Returns the sum of bits by a float model.
+
+  A latent counts at most what an escape costs: the tails of floats would hide what integers cost.
+  """
+  return float(tf.reduce_sum(tf.minimum(bits, _ESCAPE_BITS)))
 
 
 def loss_of(coder: IntegerCoder, latents, side_information, bits_of_floats: float) -> float:

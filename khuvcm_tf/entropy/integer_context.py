@@ -24,10 +24,9 @@ import tensorflow as tf
 
 from khuvcm_tf.entropy import (
   context,
-  gaussian,
   integer_coder,
-  integer_hyperprior,
   integer_network,
+  integer_scales,
   mixture_coder,
   range_coder,
 )
@@ -40,8 +39,6 @@ _REACH = _KERNEL // 2
 # A row is that many steps behind the row above it.
 SKEW = _REACH + 1
 
-_LARGEST_OUTPUT = 2**15
-
 
 class IntegerContext(integer_coder.IntegerCoder):
   """A mixture of Gaussians for each latent, told by side information and decoded latents.
@@ -51,8 +48,9 @@ class IntegerContext(integer_coder.IntegerCoder):
     tables: rows of bytes and of N channels.
     hyper: integer h_s, z_hat in 1/64 to psi.
     context: phi of the 12 M symbols before a place.
-    parameters: (phi, psi) to what `mixture_coder` codes by.
+    parameters: (phi, psi) to what `mixture_coder` codes by, but for scales.
     mixtures: the coder of y's symbols.
+    thresholds: how scales are told (`integer_scales`).
     known_answer: as in `IntegerCoder`.
   """
 
@@ -64,9 +62,12 @@ class IntegerContext(integer_coder.IntegerCoder):
     context: integer_network.IntegerNetwork,
     parameters: integer_network.IntegerNetwork,
     mixtures: mixture_coder.MixtureCoder,
+    thresholds: np.ndarray | None = None,
     known_answer: int | None = None,
   ):
     super().__init__(medians, tables, known_answer)
+    integer_scales.check(thresholds)
+    self.thresholds = thresholds
     self.hyper, self.context, self.parameters = hyper, context, parameters
     self.y_coder = mixtures
     self.places = masked.causal_places(_KERNEL)
@@ -89,10 +90,15 @@ class IntegerContext(integer_coder.IntegerCoder):
 
   def mixtures_of(self, phi: tf.Tensor, psi_sums: tf.Tensor) -> tf.Tensor:
     """Returns what tells mixtures, int32 [1, h, w, 3 K M], from phi and `psi_sums`."""
-    return self.parameters.finish([self.parameters.begin(phi, 0)[0] + psi_sums])
+    told = self.parameters.finish([self.parameters.begin(phi, 0)[0] + psi_sums])
+    if self.thresholds is None:
+      return told
+    gaussians = self.y_coder.num_mixtures * self.depth
+    others, scales = tf.split(told, [told.shape[-1] - gaussians, gaussians], axis=-1)
+    return tf.concat([others, integer_scales.indices(scales, self.thresholds)], axis=-1)
 
   def y_hat(self, y, z):
-    return _rounded(y)
+    return tf.cast(integer_coder.rounded(y), tf.float32)
 
   def code_y(self, stream, state, y: tf.Tensor | None, z: tf.Tensor):
     psi = self.hyper(self.z_hat(z))
@@ -100,7 +106,7 @@ class IntegerContext(integer_coder.IntegerCoder):
     if y is None:
       symbols = tf.zeros(tf.stack([height, width, self.depth]), tf.int32)
     else:
-      symbols = tf.cast(_rounded(y)[0], tf.int32)
+      symbols = integer_coder.rounded(y)[0]
     state, symbols = self.in_order(
       lambda state, values, told: self.y_coder.code(stream, state, values, told),
       state,
@@ -166,6 +172,7 @@ class IntegerContext(integer_coder.IntegerCoder):
     return {
       **super().state(),
       "num_mixtures": np.array(self.y_coder.num_mixtures),
+      **integer_scales.state(self.thresholds),
       **integer_coder.folder("mixtures", self.y_coder.tables._asdict()),
       **integer_coder.folder("hyper", self.hyper.state()),
       **integer_coder.folder("context", self.context.state()),
@@ -187,13 +194,9 @@ class IntegerContext(integer_coder.IntegerCoder):
         mixture_coder.MixtureTables(**integer_coder.within(state, "mixtures")),
         int(state["num_mixtures"]),
       ),
+      state.get("thresholds"),
       int(state["known_answer"]),
     )
-
-
-def _rounded(y: tf.Tensor) -> tf.Tensor:
-  # Far beyond what can be coded, and within int32.
-  return tf.cast(tf.round(tf.clip_by_value(y, -(2.0**24), 2.0**24)), tf.float32)
 
 
 def convert(
@@ -214,10 +217,12 @@ def convert(
     integer_network.float_layers(network)
     for network in (floats.h_s, floats.context, floats.parameter_layers)
   )
-  gaussians = floats.num_mixtures * floats.latent_depth
-  parameters[-1] = integer_hyperprior.as_indices(parameters[-1], gaussians)
-  units = np.full(parameters[-1].bias.size - gaussians, float(UNITS))
-  t_out = np.append(units, np.full(gaussians, mixture_coder.SCALE_STEPS / gaussian.LOG_STEP))
+  scales = integer_scales.ScaleOutput(
+    floats.num_mixtures * floats.latent_depth, floats.form.log_scales, mixture_coder.SCALE_STEPS
+  )
+  parameters[-1] = scales.prepared(parameters[-1])
+  units = np.full(parameters[-1].bias.size - scales.count, float(UNITS))
+  t_out = np.append(units, scales.t_out)
   z_amax = integer_network.whole_reach(z_peak, UNITS)
   y_amax = np.tile(integer_network.whole_reach(y_peak, 1), len(masked.causal_places(_KERNEL)))
 
@@ -243,10 +248,11 @@ def convert(
         np.append(t_phi, t_psi),
         of_parameters[1:],
         t_out,
-        _LARGEST_OUTPUT,
+        scales.limit,
         dtype,
       ),
       mixtures,
+      scales.thresholds(),
     )
 
   bits_of_floats = integer_coder.float_bits(floats, latents, z_hat)

@@ -11,17 +11,20 @@ Rows of the tables: bytes, then the channels of z, then the scales.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from khuvcm_tf.entropy import gaussian, hyperprior, integer_coder, integer_network
+from khuvcm_tf.entropy import (
+  gaussian,
+  hyperprior,
+  integer_coder,
+  integer_network,
+  integer_scales,
+)
 from khuvcm_tf.entropy import tables as tables_lib
 from khuvcm_tf.entropy.tables import UNITS
-
-_LARGEST_MEAN = 2**15
 
 
 class IntegerHyperprior(integer_coder.IntegerCoder):
@@ -29,9 +32,10 @@ class IntegerHyperprior(integer_coder.IntegerCoder):
 
   Args:
     medians: int32 [N], in 1/64.
-    network: integer h_s, z_hat in 1/64 to M means in 1/64 (where it tells means) and M indices.
+    network: integer h_s, z_hat in 1/64 to M means in 1/64 (where it tells means) and M scales.
     tables: rows of bytes, of N channels, and of the scales.
     means: whether the network tells means.
+    thresholds: how it tells scales (`integer_scales`).
     known_answer: as in `IntegerCoder`.
   """
 
@@ -41,10 +45,12 @@ class IntegerHyperprior(integer_coder.IntegerCoder):
     network: integer_network.IntegerNetwork,
     tables: tables_lib.Tables,
     means: bool,
+    thresholds: np.ndarray | None = None,
     known_answer: int | None = None,
   ):
     super().__init__(medians, tables, known_answer)
-    self.network, self.means = network, means
+    integer_scales.check(thresholds)
+    self.network, self.means, self.thresholds = network, means, thresholds
     self.depth = network.filters // (2 if means else 1)
     self.y_coder = self.table_coder
 
@@ -62,17 +68,16 @@ class IntegerHyperprior(integer_coder.IntegerCoder):
     """
     told = self.network(self.z_hat(z))
     if self.means:
-      mean, index = tf.split(told, 2, axis=-1)
+      mean, scale = tf.split(told, 2, axis=-1)
     else:
-      mean, index = tf.zeros_like(told), told
+      mean, scale = tf.zeros_like(told), told
+    index = integer_scales.indices(scale, self.thresholds)
     first_scale = 1 + len(self.medians)
     return mean, first_scale + tf.clip_by_value(index, 0, gaussian.NUM_SCALES - 1)
 
   def symbols_of_y(self, y: tf.Tensor, mean: tf.Tensor) -> tf.Tensor:
     """Rounds latents to whole distances from their means: float [1, h, w, M] -> int32."""
-    # Far beyond what can be coded, and within int32.
-    distance = tf.clip_by_value(y - tf.cast(mean, y.dtype) / UNITS, -(2.0**24), 2.0**24)
-    return tf.cast(tf.round(distance), tf.int32)
+    return integer_coder.rounded(y - tf.cast(mean, y.dtype) / UNITS)
 
   def latents(self, symbols: tf.Tensor, mean: tf.Tensor) -> tf.Tensor:
     """Returns y_hat, float32 [1, h, w, M]: exact, as symbols are small and means are in 1/64."""
@@ -94,6 +99,7 @@ class IntegerHyperprior(integer_coder.IntegerCoder):
     return {
       **super().state(),
       "means": np.array(self.means),
+      **integer_scales.state(self.thresholds),
       **integer_coder.folder("network", self.network.state()),
     }
 
@@ -104,6 +110,7 @@ class IntegerHyperprior(integer_coder.IntegerCoder):
       integer_network.IntegerNetwork.from_state(integer_coder.within(state, "network")),
       tables_lib.Tables.from_state(integer_coder.within(state, "tables")),
       bool(state["means"]),
+      state.get("thresholds"),
       int(state["known_answer"]),
     )
 
@@ -119,17 +126,16 @@ def convert(
   z_peak, *peaks = integer_coder.peaks(floats.h_s, z_hat)
   layers = integer_network.float_layers(floats.h_s)
   depth = floats.latent_depth
-  layers[-1] = as_indices(layers[-1], depth)
-  t_out = np.full(depth, 1 / gaussian.LOG_STEP)
-  if floats.means:
-    t_out = np.concatenate([np.full(depth, float(UNITS)), t_out])
+  scales = integer_scales.ScaleOutput(depth, floats.form.log_scales)
+  layers[-1] = scales.prepared(layers[-1])
+  t_out = np.append(np.full(depth if floats.means else 0, float(UNITS)), scales.t_out)
   amax = integer_network.whole_reach(z_peak, UNITS)
 
   def build(bits, dtype):
     network = integer_network.convert(
-      layers, peaks, amax, np.full(amax.shape, float(UNITS)), bits, t_out, _LARGEST_MEAN, dtype
+      layers, peaks, amax, np.full(amax.shape, float(UNITS)), bits, t_out, scales.limit, dtype
     )
-    return IntegerHyperprior(medians, network, tables, floats.means)
+    return IntegerHyperprior(medians, network, tables, floats.means, scales.thresholds())
 
   bits_of_floats = integer_coder.float_bits(floats, latents, z_hat)
   return integer_coder.Conversion(
@@ -140,11 +146,3 @@ def convert(
       limit,
     )
   )
-
-
-def as_indices(layer: integer_network.FloatLayer, count: int) -> integer_network.FloatLayer:
-  """Returns a last layer whose last `count` outputs are log-scales above the least, not log-scales:
-  divided by `gaussian.LOG_STEP` they are indices."""
-  bias = layer.bias.copy()
-  bias[-count:] -= math.log(gaussian.MIN_SCALE)
-  return layer._replace(bias=bias)

@@ -30,6 +30,9 @@ from khuvcm_tf.layers import MaskedConv2D, Subpixel, signal
 
 BOUNDS = {"float32": 2.0**24, "float64": 2.0**53}
 
+# Denominator of rectifiers' slopes.
+SLOPE_UNIT = 4096
+
 _MOST_SHIFT = 30
 
 # Activations may exceed what calibration saw by this much before they are clipped.
@@ -77,7 +80,7 @@ def float_layers(network: tf.keras.Sequential) -> list[FloatLayer]:
       kernel, bias = _arrays(layer)
       found.append(FloatLayer(kernel.reshape(1, 1, -1, layer.filters), bias, 1, 1, None))
     elif isinstance(layer, signal.Rectifier):
-      found[-1] = found[-1]._replace(slope=layer.slope_units)
+      found[-1] = found[-1]._replace(slope=round(layer.slope * SLOPE_UNIT))
     else:
       raise TypeError(f"no integer form of layer {layer.name} ({type(layer).__name__})")
   return found
@@ -176,11 +179,10 @@ class IntegerLayer(NamedTuple):
 
   def _rectified(self, y: tf.Tensor) -> tf.Tensor:
     if self.slope >= 0:
-      unit = signal.SLOPE_UNIT
       # So that the product with the slope keeps the bound.
-      most = (BOUNDS[y.dtype.name] - unit) // max(self.slope, 1)
+      most = (BOUNDS[y.dtype.name] - SLOPE_UNIT) // max(self.slope, 1)
       y = tf.clip_by_value(y, -most, most)
-      y = tf.maximum(y, tf.floor((y * self.slope + unit // 2) / unit))
+      y = tf.maximum(y, tf.floor((y * self.slope + SLOPE_UNIT // 2) / SLOPE_UNIT))
     return tf.clip_by_value(y, -self.limit, self.limit)
 
 
@@ -366,8 +368,13 @@ def narrowest(
   if least > limit:
     best = build((13,) * len(widths[0]), "float64")
     least = loss(best)
-  if not least <= limit:
-    raise ValueError(
-      f"integers cost {least:.2%} more bits than floats, expected at most {limit:.2%}"
-    )
+  check_loss(least, limit)
   return best, least
+
+
+def check_loss(loss: float, limit: float) -> None:
+  """Raises ValueError where integers cost more than a share of the bits of floats."""
+  if not loss <= limit:
+    raise ValueError(
+      f"integers cost {loss:.2%} more bits than floats, expected at most {limit:.2%}"
+    )

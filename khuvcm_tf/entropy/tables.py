@@ -27,7 +27,7 @@ _LEAST = 5
 
 # An alphabet of the factorized prior ends where less than this is left beyond it, but reaches this
 # far to each side: or else a prior that is sure of 0 makes each 1 an escape, twice as dear.
-_TAIL_MASS = 1e-6
+_TAIL_MASS = 1e-9
 _LEAST_REACH = 3
 _MOST = 1024
 

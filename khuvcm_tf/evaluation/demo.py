@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from khuvcm_tf import errors, model_files
-from khuvcm_tf.data import images
+from khuvcm_tf.data import images, sample_photos
 from khuvcm_tf.evaluation import anchors, demo_picture, metrics
 
 # Left and top of the crop that is shown enlarged.
@@ -73,16 +73,7 @@ def run(model: str, output: str, decompress_program: str) -> list[Shown]:
   return shown
 
 
-def load_photos() -> dict[str, np.ndarray]:
-  """Returns scikit-image's photos that come in its package, uint8 [H, W, 3], by name."""
-  try:
-    import skimage.data
-  except ImportError as error:
-    raise DemoError(
-      "the photos of the demonstration are missing: found no scikit-image, expected 0.22 or later; "
-      "pip install 'scikit-image>=0.22'"
-    ) from error
-  return {name: np.asarray(getattr(skimage.data, name)()) for name in CROPS}
+load_photos = sample_photos.load
 
 
 def decompress_elsewhere(model: str, output: str, decompress_program: str) -> None:

@@ -4,7 +4,7 @@ from khuvcm_tf.layers.four_stage import four_stage_analysis, four_stage_synthesi
 from khuvcm_tf.layers.luma import LumaDown, LumaUp
 from khuvcm_tf.layers.masked import MaskedConv2D
 from khuvcm_tf.layers.residual import Attention, ResidualBlock, ResidualDown, ResidualUp, Subpixel
-from khuvcm_tf.layers.signal import activation, conv, conv_down, conv_up, rectifier
+from khuvcm_tf.layers.signal import Rectifier, activation, conv, conv_down, conv_up
 from khuvcm_tf.layers.transform import Transform
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
   "LumaDown",
   "LumaUp",
   "MaskedConv2D",
+  "Rectifier",
   "ResidualBlock",
   "ResidualDown",
   "ResidualUp",
@@ -23,5 +24,4 @@ __all__ = [
   "conv_up",
   "four_stage_analysis",
   "four_stage_synthesis",
-  "rectifier",
 ]

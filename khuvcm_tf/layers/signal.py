@@ -88,10 +88,6 @@ def activation(kind: str, name: str, inverse: bool = False) -> tf.keras.layers.L
   raise ValueError(f"`activation` is {kind!r}, expected 'gdn' or 'prelu'")
 
 
-# Denominator of rectifiers' slopes, so that integer networks apply the very same slope.
-SLOPE_UNIT = 4096
-
-
 def leaky_relu(x: tf.Tensor, slope: float) -> tf.Tensor:
   """max(x, slope x).
 
@@ -102,16 +98,11 @@ def leaky_relu(x: tf.Tensor, slope: float) -> tf.Tensor:
 
 
 class Rectifier(tf.keras.layers.Layer):
-  """`leaky_relu` as a layer; its slope is `slope_units` / SLOPE_UNIT."""
+  """`leaky_relu` as a layer, of which integer networks know (a slope of 0.0 is ReLU)."""
 
-  def __init__(self, slope_units: int, name: str):
+  def __init__(self, slope: float, name: str):
     super().__init__(name=name)
-    self.slope_units = slope_units
+    self.slope = slope
 
   def call(self, inputs):
-    return leaky_relu(inputs, self.slope_units / SLOPE_UNIT)
-
-
-def rectifier(slope: float, name: str) -> tf.keras.layers.Layer:
-  """Returns a leaky ReLU for hyper transforms, its slope rounded to 1/4096 (0.0 is ReLU)."""
-  return Rectifier(round(slope * SLOPE_UNIT), name=name)
+    return leaky_relu(inputs, self.slope)

@@ -28,7 +28,7 @@ class Recipe:
   """All that a run follows from. `bin/train.py --helpshort` says what each field means."""
 
   workdir: str
-  codec: str
+  codec: str | None
   arguments: dict[str, object]
   rate_distortion: float
   init_from: str | None = None
@@ -70,6 +70,7 @@ def train(recipe: Recipe) -> str | None:
   Raises:
     errors.Error: what the person who started it can mend.
   """
+  recipe = _completed(recipe)
   validity.check(recipe)
   strategy = _strategy(recipe)
   chief, worker, workers = _place(strategy)
@@ -100,6 +101,18 @@ def train(recipe: Recipe) -> str | None:
   if not chief:
     return None
   return finish_lib.finish(recipe, trainer.codec, checkpoints.step, data, validation)
+
+
+def _completed(recipe: Recipe) -> Recipe:
+  """Returns the recipe with codec and arguments of the model that it starts from, where it gives
+  none: what is given goes before, and another codec has its own arguments."""
+  if not recipe.init_from:
+    return recipe
+  description = model_files.describe(recipe.init_from)
+  if recipe.codec not in (None, description["codec"]):
+    return recipe
+  arguments = {**description["arguments"], **recipe.arguments}
+  return dataclasses.replace(recipe, codec=description["codec"], arguments=arguments)
 
 
 def _fit(recipe, strategy, trainer, checkpoints, photos, validation, chief, worker, workers):

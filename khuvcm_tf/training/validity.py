@@ -26,6 +26,8 @@ def check(recipe) -> None:
   Raises:
     TrainingError: a value is out of its range.
   """
+  if recipe.codec is None:
+    raise TrainingError("found no --codec, expected one, or --init_from=MODEL of the codec to train")
   for field, low in (
     ("max_steps", 1),
     ("batch_size", 1),

@@ -34,10 +34,11 @@ class TestCreate:
     assert tf.keras.mixed_precision.global_policy().name == before
 
   @pytest.mark.parametrize("name", codecs.names())
-  def test_has_a_stride_of_64_and_two_substreams_a_branch(self, name):
+  def test_has_a_stride_of_64_and_two_substreams_a_branch_but_without_side_information(self, name):
     codec = codecs.create(name, num_filters=4)
-    assert codec.stride == 64
-    expected = ("z", "y")
-    if name == "cross_component":
-      expected = ("luma_z", "luma_y", "chroma_z", "chroma_y")
+    assert codec.stride == (16 if name == "bmshj2018_factorized" else 64)
+    expected = {
+      "cross_component": ("luma_z", "luma_y", "chroma_z", "chroma_y"),
+      "bmshj2018_factorized": ("y",),
+    }.get(name, ("z", "y"))
     assert codec.substreams == expected

@@ -20,13 +20,15 @@ from khuvcm_tf.entropy import context
 from khuvcm_tf.training import losses, trainer
 
 # Title: codec and arguments, small enough for seconds.
+_PUBLISHED = {"log_scales": False, "prior_layers": 4, "stored_medians": True}
 _MODELS = {
-  "bmshj2018": ("bmshj2018", {"num_filters": 8, "latent_depth": 12}),
+  "bmshj2018_factorized": ("bmshj2018_factorized", {"num_filters": 8, "latent_depth": 12}),
+  "bmshj2018": ("bmshj2018", {"num_filters": 8, "latent_depth": 12, **_PUBLISHED}),
   "mbt2018_mean": (
     "mbt2018_mean",
     {"num_filters": 8, "latent_depth": 12, "activation": "prelu"},
   ),
-  "mbt2018": ("mbt2018", {"num_filters": 8, "latent_depth": 12}),
+  "mbt2018": ("mbt2018", {"num_filters": 8, "latent_depth": 12, **_PUBLISHED}),
   "cheng2020": ("cheng2020", {"num_filters": 8}),
   "ycbcr444": ("ycbcr444", {"model": "mbt2018_mean", "num_filters": 8, "latent_depth": 12}),
   "luma_chroma420": (
@@ -77,6 +79,8 @@ class _Saved:
 
 def _share_graphs(coder):
   """Makes each way through a coder a graph: the graphs that go that way then call the same one."""
+  if "z" not in coder.substreams:
+    return  # no network: nothing that takes long
   latents = [tf.TensorSpec((1, None, None, depth)) for depth in (coder.depth, len(coder.medians))]
   side = tf.TensorSpec((), tf.int32)
   coder.encode = tf.function(coder.encode, latents, autograph=False)
@@ -107,7 +111,7 @@ def _pictures(photo):
 
 
 def _latents_of(model, picture):
-  """Returns (integer coder, y, z) of each branch."""
+  """Returns (integer coder, y, z or None) of each branch."""
   y = model.codec.latents(model.codec.planes(picture[np.newaxis]))
   branches = zip(model.coders, model.codec.branches, y)
   return [(coder, y, branch.latent_coder.side_information(y)) for coder, branch, y in branches]
@@ -152,7 +156,10 @@ class TestTraining:
 class TestWeights:
   def test_each_trainable_one_has_a_name(self, made):
     named = made.codec.named_weights()
-    assert {id(weight) for weight in named.values()} == {
+    # And the medians of z, which stay as they are.
+    others = {name for name, weight in named.items() if not weight.trainable}
+    assert others == ({"prior/medians"} if "stored_medians" in made.arguments else set())
+    assert {id(named[name]) for name in set(named) - others} == {
       id(weight) for weight in made.codec.trainable_variables
     }
 
@@ -169,7 +176,10 @@ class TestRoundTrip:
   def _goes_round(self, coder, y, z):
     found = coder.decode(coder.encode(y, z), *y.shape[1:3])
     assert found.exact
-    np.testing.assert_array_equal(found.z, np.rint(z - coder.medians / np.float32(64)))
+    coded_around_medians = y if z is None else z
+    np.testing.assert_array_equal(
+      found.z, np.rint(coded_around_medians - coder.medians / np.float32(64))
+    )
     np.testing.assert_array_equal(found.y_hat, coder.y_hat(y, z))
     # Rounded to integers, or to whole distances from a mean.
     assert np.abs(found.y_hat - y).max() <= 0.5 + 1e-6 * np.abs(y).max()
@@ -185,10 +195,10 @@ class TestRoundTrip:
     for coder, y, z in _latents_of(made.model, picture):
       far = 60_000 / np.abs(y).max()
       assert far > 1000
-      self._goes_round(coder, y * far, z * 1000)
+      self._goes_round(coder, y * far, None if z is None else z * 1000)
       # One such latent among common ones.
       one = np.zeros(y.shape, np.float32)
-      one[0, 1, 2, 3] = -65_000
+      one[0, -1, -1, 3] = -65_000
       self._goes_round(coder, y + one, z)
 
   def test_gives_back_pictures_of_every_size_as_the_codec_decodes_them(
@@ -237,7 +247,7 @@ class TestRate:
     _, bits = _decoded_in_floats(made.codec, photo[np.newaxis])
     counted = sum(float(value[0]) for value in bits.values())
     # It may well be less: an escape's 32 bits are few for an outlier of a narrow density.
-    assert 0.8 * counted < sum(made.model.estimate(photo).values()) < 1.03 * counted
+    assert 0.5 * counted < sum(made.model.estimate(photo).values()) < 1.03 * counted
 
 
 class TestSavedModel:

@@ -43,14 +43,14 @@ def _float_model(num_mixtures):
     [layers.conv_down(_DEPTH, 5, 4, name="conv0")],
     [
       layers.conv_up(8, 3, 2, name="conv0"),
-      layers.rectifier(0.2, name="act0"),
+      layers.Rectifier(0.2, name="act0"),
       layers.Subpixel(12, 1, 2, name="up1"),
     ],
     [
       layers.conv(20, 1, name="conv0"),
-      layers.rectifier(0.01, name="act0"),
+      layers.Rectifier(0.01, name="act0"),
       layers.conv(16, 1, name="conv1"),
-      layers.rectifier(0.01, name="act1"),
+      layers.Rectifier(0.01, name="act1"),
       layers.conv(outputs, 1, name="conv2"),
     ],
     latent_depth=_DEPTH,

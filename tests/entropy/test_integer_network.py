@@ -22,9 +22,9 @@ def _float_network(kind="transposed", slope=0.2):
   network = tf.keras.Sequential(
     [
       enlarging[0],
-      layers.rectifier(slope, name="act0"),
+      layers.Rectifier(slope, name="act0"),
       enlarging[1],
-      layers.rectifier(slope, name="act1"),
+      layers.Rectifier(slope, name="act1"),
       layers.conv(5, 3, name="conv2"),
     ]
   )

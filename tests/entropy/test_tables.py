@@ -91,7 +91,7 @@ class TestFactorized:
       # One in 65536 for each symbol is lost to rounding, and some to the least count of each.
       np.testing.assert_allclose(counts[1:-1] / 65536, mass, rtol=0.02, atol=4 / 65536)
 
-  def test_alphabets_contain_the_median_and_end_where_a_millionth_is_left(self, prior):
+  def test_alphabets_contain_the_median_and_end_where_a_thousand_millionth_is_left(self, prior):
     medians = np.rint(prior.medians().numpy() * 64) / 64
     for channel, (low, pmf) in enumerate(tables.factorized_alphabets(prior, medians)):
       high = low + len(pmf) - 1
@@ -99,8 +99,8 @@ class TestFactorized:
       outer = np.array([[low + 0.5], [high - 0.5], [low - 0.5], [high + 0.5]]) + medians
       below = prior.noisy.base.cdf(outer.astype(np.float32)).numpy()[:, channel]
       above = prior.noisy.base.survival_function(outer.astype(np.float32)).numpy()[:, channel]
-      assert min(below[0], above[1]) > 1e-6
-      assert max(below[2], above[3]) <= 1e-6
+      assert min(below[0], above[1]) > 1e-9
+      assert max(below[2], above[3]) <= 1e-9
 
   def test_a_prior_narrower_than_an_integer_has_an_alphabet_around_its_median(self):
     prior = factorized.FactorizedPrior(2)

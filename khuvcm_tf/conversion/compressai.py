@@ -1,0 +1,367 @@
+"""Weights that CompressAI publishes, in the project's codecs.
+
+J. Bégaint, F. Racapé, S. Feltman, A. Pushparaja: CompressAI: a PyTorch library and evaluation
+platform for end-to-end compression research. 2020. https://arxiv.org/abs/2011.03029
+
+Both are the same networks. What differs is told here, once for each kind of layer: the layout of
+kernels, the order of channels, and the names.
+
+- Convolutions: [out, in, h, w] becomes [h, w, in, out]; transposed ones: [in, out, h, w] likewise.
+- GDN: both store square roots with the same bounds; gamma is transposed.
+- Subpixel convolutions: channel 4 c + 2 i + j becomes (2 i + j) C + c.
+- Masked convolutions: what lies under the mask is dropped (a file may hold anything there).
+- Entropy parameters: scales then means become means then scales; side information then context
+  become context then side information.
+- The factorized prior: the middle one of three learned quantiles is what z is rounded around.
+
+Coder tables that a checkpoint holds are left aside: the project makes its own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Callable, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_compression as tfc
+from absl import logging
+
+from khuvcm_tf import codecs, coding, errors, layers, model_files
+from khuvcm_tf.conversion import checkpoint as checkpoint_lib
+from khuvcm_tf.data import images, pipeline, sample_photos
+from khuvcm_tf.entropy import factorized
+
+# What all published weights are in terms of our codecs' arguments.
+_FORM = {"prior_layers": 4, "stored_medians": True}
+_SCALES = {"log_scales": False}
+_SLOPE = {"leaky_slope": 0.01}
+
+
+class ConversionError(errors.Error):
+  """A checkpoint that does not hold the weights of a codec."""
+
+
+class Published(NamedTuple):
+  """A codec of CompressAI.
+
+  Attributes:
+    codec: ours.
+    arguments: of ours, but for sizes.
+    latent_depth: whether M is an argument (where it is not, it is N).
+  """
+
+  codec: str
+  arguments: dict[str, object]
+  latent_depth: bool = True
+
+
+CODECS = {
+  "bmshj2018-factorized": Published("bmshj2018_factorized", _FORM),
+  "bmshj2018-hyperprior": Published("bmshj2018", {**_FORM, **_SCALES}),
+  "mbt2018-mean": Published("mbt2018_mean", {**_FORM, **_SCALES, **_SLOPE}),
+  "mbt2018": Published("mbt2018", {**_FORM, **_SCALES, **_SLOPE}),
+  "cheng2020-anchor": Published(
+    "cheng2020", {**_FORM, **_SCALES, **_SLOPE, "num_mixtures": 1, "attention": False}, False
+  ),
+  "cheng2020-attn": Published(
+    "cheng2020", {**_FORM, **_SCALES, **_SLOPE, "num_mixtures": 1, "attention": True}, False
+  ),
+}
+
+# Constants, and tables of CompressAI's own coder.
+_NOT_WEIGHTS = re.compile(
+  r"\.(_offset|_quantized_cdf|_cdf_length|target|bound|pedestal|scale_bound|scale_table|mask)$"
+)
+# The factorized prior's names of several releases: `matrices.0`, `_matrices.0`, `_matrix0`.
+_DENSITY = re.compile(r"entropy_bottleneck\._?(matri|bias|factor)(?:x|ces|es|s)?\.?(\d+)")
+_PLURALS = {"matri": "matrices", "bias": "biases", "factor": "factors"}
+
+
+class Converted(NamedTuple):
+  """Our codec with published weights, and how it is built."""
+
+  codec: codecs.Codec
+  name: str
+  arguments: dict[str, object]
+
+
+def convert(tensors: dict[str, np.ndarray], codec: str | None = None) -> Converted:
+  """Builds our codec with the weights of a checkpoint.
+
+  Args:
+    tensors: of the checkpoint, by name.
+    codec: one of `CODECS`; default: the one that the checkpoint holds.
+
+  Raises:
+    ConversionError: a weight is missing, left over or of another shape; or the checkpoint is of
+      another codec.
+  """
+  weights = with_current_keys(tensors)
+  found = recognized(weights)
+  if codec is None:
+    codec = found
+  if codec not in CODECS:
+    raise ConversionError(f"no codec is called {codec!r}, expected one of {', '.join(CODECS)}")
+  if found != codec:
+    raise ConversionError(
+      f"the checkpoint holds weights of {found}, not of {codec}; give --codec={found}"
+    )
+  published = CODECS[codec]
+  arguments = {**sizes(weights, published), **published.arguments}
+  ours = codecs.create(published.codec, **arguments)
+  used = set()
+  for each in assignments(ours):
+    if each.key not in weights:
+      raise ConversionError(
+        f"the checkpoint has no {each.key}, expected one of {codec} with {_told(arguments)}; copy "
+        "it again from its source"
+      )
+    each.variable.assign(_fitting(each, weights[each.key], f"{codec} with {_told(arguments)}"))
+    used.add(each.key)
+  if left := sorted(set(weights) - used):
+    raise ConversionError(
+      f"{len(left)} tensors of the checkpoint are not {codec}'s ({', '.join(left[:3])}"
+      f"{', ...' if len(left) > 3 else ''}), expected its weights and nothing else"
+    )
+  return Converted(ours, published.codec, arguments)
+
+
+def convert_file(
+  checkpoint: str,
+  codec: str | None,
+  output: str,
+  calibration_images: str | None = None,
+  weights_dtype: str = "float32",
+) -> coding.Model:
+  """Converts a checkpoint into a model's folder.
+
+  Args:
+    checkpoint: its file, as `checkpoint.read` takes it.
+    codec: as for `convert`.
+    output: folder to write.
+    calibration_images: as `images.find_images` takes them; default: scikit-image's photos.
+    weights_dtype: "float32" or "float16".
+
+  Raises:
+    errors.Error: the checkpoint, the pictures or the folder cannot be used, or integers would cost
+      too much.
+  """
+  converted = convert(checkpoint_lib.read(checkpoint), codec)
+  if calibration_images is None:
+    pictures = list(sample_photos.load().values())
+  else:
+    paths = images.find_images(calibration_images)
+    pictures = [pipeline.to_rgb(images.read_image(path)) for path in paths]
+  description = {
+    "codec": converted.name,
+    "arguments": converted.arguments,
+    "data": f"published weights, converted from {os.path.basename(checkpoint)}",
+    "calibration": f"{len(pictures)} pictures",
+  }
+  logging.info("calibrates integers on %d pictures", len(pictures))
+  return model_files.save(output, converted.codec, description, pictures, weights_dtype)
+
+
+def with_current_keys(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns the weights of a checkpoint alone, by the names that CompressAI gives them today."""
+  weights = {}
+  for key, value in tensors.items():
+    current = _current_key(key)
+    if _NOT_WEIGHTS.search(current):
+      continue
+    if current in weights:
+      raise ConversionError(
+        f"the checkpoint holds {current} twice, as {key} too; expected each weight once"
+      )
+    weights[current] = value
+  return weights
+
+
+def _current_key(key: str) -> str:
+  key = key.removeprefix("module.").replace(".downsample.", ".skip.")
+  density = _DENSITY.fullmatch(key)
+  if density is None:
+    return key
+  return f"entropy_bottleneck.{_PLURALS[density[1]]}.{density[2]}"
+
+
+def recognized(weights: dict[str, np.ndarray]) -> str:
+  """Returns which of `CODECS` weights are of, by their names and shapes."""
+  if "g_a.0.conv1.weight" in weights:
+    attention = any(key.startswith("g_a.") and ".conv_a." in key for key in weights)
+    return "cheng2020-attn" if attention else "cheng2020-anchor"
+  if "g_a.0.weight" not in weights or "g_s.0.weight" not in weights:
+    raise ConversionError(
+      f"the checkpoint holds {len(weights)} tensors ({', '.join(sorted(weights)[:3])}, ...) and no "
+      f"g_a.0.weight, expected the weights of one of {', '.join(CODECS)}"
+    )
+  if any(key.startswith("context_prediction.") for key in weights):
+    return "mbt2018"
+  if "h_s.4.weight" not in weights:
+    return "bmshj2018-factorized"
+  depth = weights["g_s.0.weight"].shape[0]
+  return "mbt2018-mean" if weights["h_s.4.weight"].shape[0] == 2 * depth else "bmshj2018-hyperprior"
+
+
+def sizes(weights: dict[str, np.ndarray], published: Published) -> dict[str, int]:
+  """Returns N, and M where it is an argument, from the shapes of weights."""
+  if not published.latent_depth:
+    return {"num_filters": int(weights["g_a.0.conv1.weight"].shape[0])}
+  return {
+    "num_filters": int(weights["g_a.0.weight"].shape[0]),
+    "latent_depth": int(weights["g_s.0.weight"].shape[0]),
+  }
+
+
+def _fitting(assignment: Assignment, values: np.ndarray, model: str) -> np.ndarray:
+  """Returns published values as ours, or raises ConversionError."""
+  expected = tuple(assignment.variable.shape)
+  try:
+    converted = assignment.convert(values)
+  except (ValueError, IndexError):  # of another rank
+    converted = None
+  if converted is None or converted.shape != expected:
+    raise ConversionError(
+      f"{assignment.key} has shape {list(values.shape)}, which does not fit {model}; copy the "
+      "checkpoint again from its source"
+    )
+  if not np.isfinite(converted).all():
+    raise ConversionError(f"{assignment.key} holds values that are not finite; copy it again")
+  return converted.astype(np.float32)
+
+
+class Assignment(NamedTuple):
+  """A variable of ours, the name of what it is made from, and how."""
+
+  variable: tf.Variable
+  key: str
+  convert: Callable[[np.ndarray], np.ndarray]
+
+
+def assignments(codec: codecs.Codec) -> Iterator[Assignment]:
+  """Lists what each weight of our codec is made from."""
+  (branch,) = codec.branches
+  coder, form = branch.latent_coder, branch.networks
+  yield from _sequence(branch.analysis, "g_a")
+  yield from _sequence(branch.synthesis, "g_s")
+  yield from _prior(coder.prior)
+  if "hyper_analysis" in form:
+    yield from _sequence(coder.h_a, "h_a")
+    # What tells means tells scales first there, and means first here.
+    yield from _sequence(coder.h_s, "h_s", swapped="context" not in form and coder.means)
+  if "context" in form:
+    yield from _layer(coder.context.layers[0], "context_prediction")
+    first, *others = _sequence(coder.parameter_layers, "entropy_parameters", swapped=True)
+    # Theirs sees side information first, ours the context.
+    yield first._replace(convert=lambda w: first.convert(np.roll(w, w.shape[1] // 2, axis=1)))
+    yield from others
+
+
+def _sequence(network: tf.keras.Sequential, name: str, swapped: bool = False):
+  """Lists the weights of layers in sequence, which are numbered there.
+
+  Args:
+    network: ours.
+    name: of theirs.
+    swapped: whether the halves of the last layer's outputs change places.
+  """
+  for i, layer in enumerate(network.layers):
+    last = i == len(network.layers) - 1
+    yield from _layer(layer, f"{name}.{i}", _swapped_halves if swapped and last else _unchanged)
+
+
+def _layer(layer, key: str, order: Callable[[np.ndarray], np.ndarray] | None = None):
+  """Lists the weights of one layer of `khuvcm_tf.layers`.
+
+  Args:
+    layer: ours.
+    key: of theirs.
+    order: from the order of their outputs to ours, for an array's first axis.
+  """
+  order = order or _unchanged
+  if isinstance(layer, tfc.SignalConv2D):
+    # Transposed convolutions have their inputs first.
+    axes = (2, 3, 1, 0) if layer.corr else (2, 3, 0, 1)
+    reordered = order if layer.corr else _unchanged
+    kernel, bias = layer.weights
+    yield Assignment(kernel, f"{key}.weight", lambda w: reordered(w).transpose(axes))
+    yield Assignment(bias, f"{key}.bias", order)
+  elif isinstance(layer, tfc.GDN):
+    beta, gamma = layer.weights
+    yield Assignment(beta, f"{key}.beta", _unchanged)
+    yield Assignment(gamma, f"{key}.gamma", np.transpose)
+  elif isinstance(layer, layers.MaskedConv2D):
+    places = layer.kernel.shape[0]
+    yield Assignment(
+      layer.kernel,
+      f"{key}.weight",
+      lambda w: w.transpose(2, 3, 1, 0).reshape(-1, *w.shape[1::-1])[:places],
+    )
+    yield Assignment(layer.bias, f"{key}.bias", _unchanged)
+  elif isinstance(layer, layers.Subpixel):
+    cell = layer.stride**2
+    yield from _layer(
+      layer.conv,
+      f"{key}.0",
+      lambda w: w.reshape(-1, cell, *w.shape[1:]).swapaxes(0, 1).reshape(w.shape),
+    )
+  elif not isinstance(layer, layers.Rectifier):
+    for part, name in _parts(layer):
+      yield from _layer(part, f"{key}.{name}")
+
+
+def _parts(block) -> list[tuple[tf.keras.layers.Layer, str]]:
+  """Lists the layers of a residual or attention block, and their names there."""
+  if isinstance(block, layers.ResidualBlock):
+    return [(block.conv0, "conv1"), (block.conv1, "conv2")]
+  if isinstance(block, layers.ResidualDown):
+    return [
+      (block.conv0, "conv1"),
+      (block.conv1, "conv2"),
+      (block.activation, "gdn"),
+      (block.skip, "skip"),
+    ]
+  if isinstance(block, layers.ResidualUp):
+    return [
+      (block.up, "subpel_conv"),
+      (block.conv, "conv"),
+      (block.activation, "igdn"),
+      (block.skip, "upsample"),
+    ]
+  if isinstance(block, layers.Attention):
+    units = [
+      (getattr(unit, f"conv{i}"), f"{name}.{k}.conv.{2 * i}")
+      for name, units in (("conv_a", block.trunk), ("conv_b", block.mask))
+      for k, unit in enumerate(units)
+      for i in range(3)
+    ]
+    return [*units, (block.conv, f"conv_b.{len(block.mask)}")]
+  raise TypeError(f"no published form of layer {block.name} ({type(block).__name__})")
+
+
+def _prior(prior: factorized.FactorizedPrior):
+  """Lists the weights of the factorized prior."""
+  for weight in prior.weights:
+    if weight is prior.stored:
+      # Of the lower tail, the middle, and the upper tail.
+      yield Assignment(weight, "entropy_bottleneck.quantiles", lambda q: q[:, 0, 1])
+    else:
+      kind, _, number = weight.name.split("/")[-1].split(":")[0].rpartition("_")
+      plural = {"matrix": "matrices", "bias": "biases", "factor": "factors"}[kind]
+      yield Assignment(weight, f"entropy_bottleneck.{plural}.{number}", _unchanged)
+
+
+def _unchanged(w: np.ndarray) -> np.ndarray:
+  return w
+
+
+def _swapped_halves(w: np.ndarray) -> np.ndarray:
+  return np.roll(w, len(w) // 2, axis=0)
+
+
+def _told(arguments: dict[str, object]) -> str:
+  names = {"num_filters": "N", "latent_depth": "M"}
+  return ", ".join(f"{names[key]} = {arguments[key]}" for key in names if key in arguments)
