@@ -24,7 +24,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from khuvcm_tf.conversion import checkpoint
+from khuvcm_tf.conversion import checkpoint, torch_pickle
 
 HERE = pathlib.Path(__file__).parent
 # What a few kB of hostile file may take of memory; a bomb that goes off takes 2**30 and more.
@@ -719,7 +719,7 @@ def test_a_bomb_does_not_go_off(refused, wrapped, name):
 
 
 def test_copies_of_a_dict_count_as_steps(refused, monkeypatch):
-  monkeypatch.setattr(checkpoint, "_MAX_STEPS", 10000)
+  monkeypatch.setattr(torch_pickle, "_MAX_STEPS", 10000)
   pairs = _code([["a", 1]] * 500) + b"q\x00"
   copies = (_code(_ORDERED) + b"h\x00\x85R") * 30
   refused(_zip(_pickle(_Raw(b"(" + pairs + copies + b"t"))), "more than 10000 steps of pickles")
@@ -728,12 +728,12 @@ def test_copies_of_a_dict_count_as_steps(refused, monkeypatch):
 def test_steps_are_the_opcodes_of_all_pickles_of_a_file(read, refused, monkeypatch):
   content = _pickle({"w": _tensor(), **{f"n{i}": i for i in range(200)}})
   steps = len(list(pickletools.genops(content)))
-  monkeypatch.setattr(checkpoint, "_MAX_STEPS", steps)
+  monkeypatch.setattr(torch_pickle, "_MAX_STEPS", steps)
   assert list(read(_zip(content))) == ["w"]
   refused(
     _legacy(content), f"more than {steps} steps of pickles, expected about 40 for each tensor"
   )
-  monkeypatch.setattr(checkpoint, "_MAX_STEPS", steps - 1)
+  monkeypatch.setattr(torch_pickle, "_MAX_STEPS", steps - 1)
   refused(_zip(content), "more than")
 
 
