@@ -54,15 +54,22 @@ def test_a_tiny_model_is_measured_in_all_stages(tmp_path):
   assert all(line.startswith("mbt2018 64x48: ") for line in err.splitlines())
 
 
-@pytest.mark.parametrize(
-  "argument, said",
-  [
-    ("--codecs=bmshj2018", "found codec 'bmshj2018', expected one with a context model: "),
-    ("--sizes=768", "found size '768', expected WIDTHxHEIGHT"),
-    ("--image=absent.png", r"absent\.png: "),
-  ],
-)
-def test_bad_input_is_told_in_one_line(argument, said):
-  code, out, err = _run(argument, "--num_filters=12")
+_BAD = [
+  ("--codecs=bmshj2018", "found codec 'bmshj2018', expected one with a context model: "),
+  ("--sizes=768", "found size '768', expected WIDTHxHEIGHT"),
+  ("--image=absent.png", r"absent\.png: "),
+]
+
+
+@pytest.fixture(scope="module")
+def ends(run_together):
+  """Exit code, stdout and stderr with each bad argument."""
+  commands = [["benchmark_coding.py", "--num_filters=12", bad] for bad, _ in _BAD]
+  return dict(zip(_BAD, run_together(*commands)))
+
+
+@pytest.mark.parametrize("bad", _BAD, ids=lambda bad: bad[0])
+def test_bad_input_is_told_in_one_line(ends, bad):
+  code, out, err = ends[bad]
   assert (code, out) == (1, "")
-  assert re.fullmatch(rf"benchmark_coding\.py: error: {said}.*\n", err)
+  assert re.fullmatch(rf"benchmark_coding\.py: error: {bad[1]}.*\n", err)

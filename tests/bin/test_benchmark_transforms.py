@@ -67,16 +67,25 @@ def test_tiny_models_are_measured_side_by_side(tmp_path):
   ]
 
 
-@pytest.mark.parametrize(
-  "argument, said",
-  [
-    ("--codecs=mbt2018,jpeg", "no codec is called 'jpeg'; there are "),
-    ("--activations=gdn,relu", "codec mbt2018 .*`activation` is 'relu', expected 'gdn' or 'prelu'"),
-    ("--size=768", "found size '768', expected WIDTHxHEIGHT"),
-    ("--json=absent/t.json", r"absent/t\.json: cannot be written; expected"),
-  ],
-)
-def test_bad_input_is_told_in_one_line(argument, said):
-  code, out, err = _run("--num_filters=8", "--latent_depth=12", argument)
+_BAD = [
+  ("--codecs=mbt2018,jpeg", "no codec is called 'jpeg'; there are "),
+  ("--activations=gdn,relu", "codec mbt2018 .*`activation` is 'relu', expected 'gdn' or 'prelu'"),
+  ("--size=768", "found size '768', expected WIDTHxHEIGHT"),
+  ("--json=absent/t.json", r"absent/t\.json: cannot be written; expected"),
+]
+
+
+@pytest.fixture(scope="module")
+def ends(run_together):
+  """Exit code, stdout and stderr with each bad argument."""
+  commands = [
+    ["benchmark_transforms.py", "--num_filters=8", "--latent_depth=12", bad] for bad, _ in _BAD
+  ]
+  return dict(zip(_BAD, run_together(*commands)))
+
+
+@pytest.mark.parametrize("bad", _BAD, ids=lambda bad: bad[0])
+def test_bad_input_is_told_in_one_line(ends, bad):
+  code, out, err = ends[bad]
   assert (code, out) == (1, "")
-  assert re.fullmatch(rf"benchmark_transforms\.py: error: {said}.*\n", err)
+  assert re.fullmatch(rf"benchmark_transforms\.py: error: {bad[1]}.*\n", err)

@@ -141,8 +141,19 @@ def test_an_export_compresses_to_the_same_bytes(coded, run, here):
   assert (here / "again.kvc").read_bytes() == data
 
 
-def test_compress_without_a_model_of_that_name_ends_in_one_line(run, here):
-  code, out, err = run("compress.py", "--model=huge", "--input=photos/a.png", "--output=x.kvc")
+@pytest.fixture(scope="module")
+def without_models(run_together, here):
+  """Exit code, stdout and stderr of compress and decompress, where their models are unknown."""
+  return run_together(
+    ["compress.py", "--model=huge", "--input=photos/a.png", "--output=x.kvc"],
+    ["decompress.py", f"--input={GOLDEN / 'bmshj2018' / 'grey.kvc'}", "--output=x.png"],
+    cwd=here,
+    KHUVCM_MODELS=str(here / "shipped"),
+  )
+
+
+def test_compress_without_a_model_of_that_name_ends_in_one_line(without_models, here):
+  code, out, err = without_models[0]
   assert (code, out) == (1, "")
   assert re.fullmatch(
     r"compress\.py: error: no model at 'huge', expected .* shipped: tiny.*\n", err
@@ -150,9 +161,8 @@ def test_compress_without_a_model_of_that_name_ends_in_one_line(run, here):
   assert not (here / "x.kvc").exists()
 
 
-def test_decompress_of_a_file_of_an_unknown_model_ends_in_one_line(run, here):
-  source = GOLDEN / "bmshj2018" / "grey.kvc"
-  code, out, err = run("decompress.py", f"--input={source}", "--output=x.png")
+def test_decompress_of_a_file_of_an_unknown_model_ends_in_one_line(without_models):
+  code, out, err = without_models[1]
   assert (code, out) == (1, "")
   assert re.fullmatch(
     r"decompress\.py: error: \S+grey\.kvc: the file was made with model [0-9a-f]{16}, which is "

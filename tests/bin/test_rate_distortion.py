@@ -56,9 +56,27 @@ def _files(folder):
   }
 
 
-def test_a_comparison_ends_with_a_report_and_the_same_command_codes_nothing_anew(run, here):
-  command = (f"--models=ours={MODEL}", "--anchors=jpeg", "--images=photos", "--output=out")
-  code, out, err = run(*command)
+_COMMAND = (f"--models=ours={MODEL}", "--anchors=jpeg", "--images=photos", "--output=out")
+
+
+@pytest.fixture(scope="module")
+def ends(run, run_together, here):
+  """Exit code, stdout and stderr of a command, of it again, and with an unknown anchor; and files.
+
+  Those of the first two, as `_files` tells them after each.
+  """
+  first = run(*_COMMAND)
+  written = _files(here / "out")
+  again, unknown = run_together(
+    ["rate_distortion.py", *_COMMAND],
+    ["rate_distortion.py", "--anchors=gif", "--images=photos", "--output=none"],
+    cwd=here,
+  )
+  return first, again, unknown, written, _files(here / "out")
+
+
+def test_a_comparison_ends_with_a_report(ends, here):
+  (code, out, err), *_, written, _ = ends
   assert (code, err) == (0, "")
   labels = [anchors.jpeg.label(setting) for setting in anchors.jpeg.default_settings]
   lines = out.splitlines()
@@ -74,16 +92,17 @@ def test_a_comparison_ends_with_a_report_and_the_same_command_codes_nothing_anew
   assert any((output / "plots").iterdir())
   results = json.loads((output / "results.json").read_text(encoding="utf-8"))
   assert len(results["rows"]) == 2 * (1 + len(labels))
-  written = _files(output)
   assert len(written) == len(results["rows"])
 
-  again, out_again, _ = run(*command)
-  assert (again, out_again) == (0, out)
-  assert _files(output) == written
+
+def test_the_same_command_codes_nothing_anew(ends):
+  (_, out, _), (code, out_again, _), _, written, written_again = ends
+  assert (code, out_again) == (0, out)
+  assert written_again == written
 
 
-def test_an_unknown_anchor_is_one_line(run, here):
-  code, out, err = run("--anchors=gif", "--images=photos", "--output=none")
+def test_an_unknown_anchor_is_one_line(ends, here):
+  code, out, err = ends[2]
   assert (code, out) == (1, "")
   assert re.fullmatch(
     r"rate_distortion\.py: error: no anchor is called 'gif'; expected one of jpeg, .*, vvc\n", err

@@ -114,68 +114,92 @@ def test_decompress_finds_the_shipped_model_and_joins_frames_of_10_bits(coded, r
     assert set(np.unique(found.y % 4)) == {0, 1, 2, 3}
 
 
-def test_yuv_of_8_bits_goes_there_and_back_through_a_model_that_is_named(run, here, model):
+_REFUSED = [
+  (
+    "compress.py",
+    ["--model=ycbcr444", "--input=clip.y4m", "--frames=:1", "--output=x"],
+    r"clip\.y4m: codec ycbcr444 is not one of 4:2:0, expected one for raw frames \(.*",
+  ),
+  (
+    "compress.py",
+    ["--model=cross_component", "--input=short.y4m", "--output=x"],
+    r"short\.y4m: \d+ bytes of frame 3; expected 1734; the file is cut short",
+  ),
+  (
+    "decompress.py",
+    [f"--input={GOLDEN}/luma_chroma420/frame.kvc", "--luma_only", "--output=x.png"],
+    r"\S+frame\.kvc: a model of codec luma_chroma420 codes luma and chroma together, expected .*",
+  ),
+  (
+    "decompress.py",
+    [f"--input={GOLDEN}/luma_chroma420/frame.kvc", "--output=clip.yuv"],
+    r"clip\.yuv exists; give another --output, or --overwrite to replace it",
+  ),
+]
+
+
+@pytest.fixture(scope="module")
+def ends(run_together, here, model):
+  """Exit code, stdout and stderr of what takes no process of its own, and files and their bytes.
+
+  Of yuv there and back, of luma alone, of each that is refused; before and after all of them.
+  """
+  header, substreams = bitstream.parse(model.compress(_frame(8, 0)))
+  luma = [*substreams[:2], b"", b"\xff" * 90]
+  (here / "luma.kvc").write_bytes(bitstream.pack(bitstream.Header(*header), luma).numpy())
   named = ["--model=shipped/cross_component", "--precision=float64"]
   size = ["--width=33", "--height=17"]
-  code, out, err = run(
-    "compress.py", *named, *size, "--input=clip.yuv", "--output=of_yuv/8", "--frames=1:"
+  before = _contents(here)
+  there, back, luma, *refused = run_together(
+    ["compress.py", *named, *size, "--input=clip.yuv", "--output=of_yuv/8", "--frames=1:"],
+    ["decompress.py", *named, "--input=of_yuv", "--output=out.yuv"],
+    ["decompress.py", "--luma_only", "--input=luma.kvc", "--output=luma.png", named[1]],
+    *([name, *arguments] for name, arguments, _ in _REFUSED),
+    cwd=here,
+    KHUVCM_MODELS=str(here / "shipped"),
   )
+  return there, back, luma, refused, before, _contents(here)
+
+
+def _contents(folder) -> dict[str, bytes]:
+  return {
+    str(path.relative_to(folder)): _bytes(path) for path in folder.rglob("*") if path.is_file()
+  }
+
+
+def test_yuv_of_8_bits_goes_there_and_back_through_a_model_that_is_named(ends, here, model):
+  (code, out, err), back, *_ = ends
   assert (code, err) == (0, "")
   assert _tree(here / "of_yuv") == ["8", "8/clip_00001.kvc"]
   data = _bytes(here / "of_yuv" / "8" / "clip_00001.kvc")
   assert out == f"1 frame of clip.yuv -> {len(data)} bytes in of_yuv/8/clip_00001.kvc\n"
-  code, out, err = run("decompress.py", *named, "--input=of_yuv", "--output=out.yuv")
-  assert (code, out, err) == (0, "1 file decompressed to out.yuv\n", "")
+  assert back == (0, "1 file decompressed to out.yuv\n", "")
 
   assert data == model.compress(_frame(8, 1))
   (found,) = frames.open_frames(str(here / "out.yuv"), 33, 17)
   _assert_equal(found, model.decompress(data))
 
 
-def test_decompress_of_luma_only_needs_no_byte_of_chroma(run, here, model):
-  data = model.compress(_frame(8, 0))
-  header, substreams = bitstream.parse(data)
-  luma = [*substreams[:2], b"", b"\xff" * 90]
-  (here / "luma.kvc").write_bytes(bitstream.pack(bitstream.Header(*header), luma).numpy())
-  code, out, err = run(
-    "decompress.py", "--luma_only", "--input=luma.kvc", "--output=luma.png", "--precision=float64"
-  )
-  assert (code, out, err) == (0, "1 file decompressed to luma.png\n", "")
+def test_decompress_of_luma_only_needs_no_byte_of_chroma(ends, here, model):
+  _, _, end, *_ = ends
+  assert end == (0, "1 file decompressed to luma.png\n", "")
   found = images.read_image(str(here / "luma.png"))
-  np.testing.assert_array_equal(found[..., 0], model.decompress(data).y)
+  expected = model.decompress(model.compress(_frame(8, 0))).y
+  np.testing.assert_array_equal(found[..., 0], expected)
 
 
-@pytest.mark.parametrize(
-  "name, arguments, text",
-  [
-    (
-      "compress.py",
-      ["--model=ycbcr444", "--input=clip.y4m", "--frames=:1", "--output=x"],
-      r"clip\.y4m: codec ycbcr444 is not one of 4:2:0, expected one for raw frames \(.*",
-    ),
-    (
-      "compress.py",
-      ["--model=cross_component", "--input=short.y4m", "--output=x"],
-      r"short\.y4m: \d+ bytes of frame 3; expected 1734; the file is cut short",
-    ),
-    (
-      "decompress.py",
-      [f"--input={GOLDEN}/luma_chroma420/frame.kvc", "--luma_only", "--output=x.png"],
-      r"\S+frame\.kvc: a model of codec luma_chroma420 codes luma and chroma together, expected .*",
-    ),
-    (
-      "decompress.py",
-      [f"--input={GOLDEN}/luma_chroma420/frame.kvc", "--output=clip.yuv"],
-      r"clip\.yuv exists; give another --output, or --overwrite to replace it",
-    ),
-  ],
-)
-def test_what_is_refused_ends_in_one_line_and_leaves_no_file(run, here, name, arguments, text):
-  before = {path: _bytes(path) for path in here.rglob("*") if path.is_file()}
-  code, out, err = run(name, *arguments)
+@pytest.mark.parametrize("case", range(len(_REFUSED)))
+def test_what_is_refused_ends_in_one_line(ends, case):
+  name, _, text = _REFUSED[case]
+  code, out, err = ends[3][case]
   assert (code, out) == (1, "")
   assert re.fullmatch(rf"{re.escape(name)}: error: {text}\n", err)
-  assert {path: _bytes(path) for path in here.rglob("*") if path.is_file()} == before
+
+
+def test_what_is_refused_leaves_no_file_and_changes_none(ends):
+  *_, before, after = ends
+  assert after.keys() - before.keys() == {"of_yuv/8/clip_00001.kvc", "out.yuv", "luma.png"}
+  assert before == {name: after[name] for name in before}
 
 
 def _bytes(path: pathlib.Path) -> bytes:

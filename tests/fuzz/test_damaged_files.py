@@ -1,5 +1,8 @@
 """Thousands of damaged files: each is refused in one line or decodes to a picture of its size.
 
+All codecs read files on the same way but for their entropy models: one codec without and one with a
+context model see all of the damage, the others a quarter of it.
+
 Seeds are fixed, so that a failure comes again. Checksums are repaired in more than half of the
 files: behind a wrong one nothing of the decoder is reached.
 """
@@ -30,16 +33,22 @@ _SIDES = [0, 1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 1000, 2047, 16383, 65535, 6
 _EXTREMES = [0, 1, 2, 3, 15, 16, 17, 127, 128, 2**14, 2**31 - 1, 2**31, 2**32 - 1, 2**35 - 1]
 
 
+_THOROUGH = ("mbt2018_mean", "mbt2018")
+
+
 class _Files:
-  """Pictures of a golden model as files: colour, grey, and one of several blocks."""
+  """A golden model and its files: of one pixel, grey, and of several blocks.
+
+  Attributes:
+    step: each so many-th damage is enough for this codec.
+  """
 
   def __init__(self, name: str):
     self.model = model_files.load(str(GOLDEN / name / "model"))
-    y, x, c = np.mgrid[:64, :96, :3]
-    waves = np.sin(y / 7 + c) + np.sin(x / 5) * np.cos(y / 30) + np.sin(x * y / 900)
-    picture = np.rint(128 + 40 * waves).astype(np.uint8)
-    pictures = [picture[:16, :16], picture[:40, :70, :1], picture]
-    self.good = [self.model.compress(picture) for picture in pictures]
+    self.step = 1 if name in _THOROUGH else 4
+    self.good = [
+      (GOLDEN / name / f"{title}.kvc").read_bytes() for title in ("smallest", "grey", "photo")
+    ]
     self.parsed = [bitstream.parse(data) for data in self.good]
     self.count = len(self.model.codec.substreams)
 
@@ -156,7 +165,7 @@ def test_damage_ends_in_an_error_or_in_a_picture_of_the_size_in_the_header(files
   bodies = [data[:-4] for data in files.good]
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   counts = collections.Counter()
-  for damage, i in itertools.product(_DAMAGES, range(220)):
+  for damage, i in itertools.product(_DAMAGES, range(220 // files.step)):
     body = damage(rng, bodies)
     if i % 8 < 5:
       counts[files.outcome(_sealed(body))] += 1
@@ -166,9 +175,9 @@ def test_damage_ends_in_an_error_or_in_a_picture_of_the_size_in_the_header(files
       assert data in files.good or found == "BitstreamError"
       counts["unsealed"] += 1
   # Each way to end was taken: the checks above were of something.
-  assert counts["BitstreamError"] > 500
-  assert counts["ModelError"] > 5
-  assert counts["picture"] > 5
+  assert counts["BitstreamError"] > 500 // files.step
+  assert counts["ModelError"] > 5 // files.step
+  assert counts["picture"] > 5 // files.step
   grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
   assert grown < MEMORY
 
@@ -198,9 +207,10 @@ def _headers(files):
 
 def test_extremes_in_the_header_end_in_an_error_or_in_a_picture_of_that_size(files):
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  counts = collections.Counter(files.outcome(data) for data in _headers(files))
-  assert counts["BitstreamError"] > 500
-  assert counts["ModelError"] == 64  # one for each bit of the fingerprint
+  headers = itertools.islice(_headers(files), 0, None, files.step)
+  counts = collections.Counter(files.outcome(data) for data in headers)
+  assert counts["BitstreamError"] > 500 // files.step
+  assert counts["ModelError"] == 64 // files.step  # one for each bit of the fingerprint
   grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
   assert grown < MEMORY
 
@@ -231,7 +241,10 @@ class TestSubstreams:
       self._refused(files, substreams)
 
   def test_cut_short_are_refused_unless_other_symbols_encode_to_them(self, files):
-    """A decoder reads zeros beyond the end: there what is left may be all that these need."""
+    """A decoder reads zeros beyond the end: there what is left may be all that these need.
+
+    Of a cut z it is not, as all of y is then told otherwise; a codec without z may decode them all.
+    """
     header, substreams = files.parsed[2]
     cuts = [
       cut
@@ -240,13 +253,16 @@ class TestSubstreams:
     ]
     found = [files.outcome(_file(header, cut)) for cut in cuts if cut != substreams]
     assert set(found) <= {"BitstreamError", "picture"}
-    assert "BitstreamError" in found
+    assert "BitstreamError" in found or files.count == 1
 
   def test_of_exchanged_places_are_refused(self, files):
+    if files.count == 1:
+      pytest.skip("a single substream has no other place")
     _, substreams = files.parsed[2]
     self._refused(files, substreams[::-1])
 
   @pytest.mark.parametrize("count", [1, 3, 16])
   def test_of_another_number_are_refused(self, files, count):
+    count += count == files.count
     match = rf"the file has {count} substreams, expected {files.count} for this model; copy"
     self._refused(files, [b"x"] * count, match)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import pathlib
 
@@ -271,3 +273,109 @@ def test_a_model_with_none_of_the_weights_is_refused_as_a_start(toy, tmp_path):
 def test_a_start_from_what_is_no_model_is_refused(toy, tmp_path):
   with pytest.raises(coding.ModelError, match="no model at "):
     toy.recipe._start_from(toy.build(), str(tmp_path / "none"))
+
+
+def _write_described(folder, description: object, codec=None) -> str:
+  """Writes what `--init_from` reads of a model, with what its model.json says."""
+  _write_model(folder, _random_weights(codec) if codec else {})
+  text = description if isinstance(description, str) else json.dumps(description)
+  (folder / "model.json").write_text(text, encoding="utf-8")
+  return str(folder)
+
+
+_DESCRIPTION = {
+  "format": 1,
+  "codec": "toy",
+  "arguments": {"depth": 6, "leaky_slope": 0.01, "stored_medians": True},
+}
+
+
+@pytest.mark.parametrize("codec", [None, "toy"])
+@pytest.mark.parametrize(
+  "arguments, expected",
+  [
+    ({}, _DESCRIPTION["arguments"]),
+    (
+      {"leaky_slope": 0.2, "log_scales": False},
+      {"depth": 6, "leaky_slope": 0.2, "stored_medians": True, "log_scales": False},
+    ),
+  ],
+  ids=["none", "some"],
+)
+def test_codec_and_arguments_are_the_models_but_for_those_that_are_given(
+  toy, tmp_path, codec, arguments, expected
+):
+  folder = _write_described(tmp_path / "m", _DESCRIPTION)
+  recipe = toy.make_recipe(workdir="w", init_from=folder, ema=0.5)
+  recipe = dataclasses.replace(recipe, codec=codec, arguments=arguments)
+  found = toy.recipe._completed(recipe)
+  assert found == dataclasses.replace(recipe, codec="toy", arguments=expected)
+  assert recipe.arguments is arguments and found.arguments is not arguments
+
+
+@pytest.mark.parametrize("arguments", [{}, {"num_filters": 4}])
+def test_another_codec_than_the_models_has_its_own_arguments(toy, tmp_path, arguments):
+  folder = _write_described(tmp_path / "m", _DESCRIPTION)
+  recipe = dataclasses.replace(
+    toy.make_recipe(workdir="w", init_from=folder), codec="mbt2018", arguments=arguments
+  )
+  assert toy.recipe._completed(recipe) == recipe
+
+
+def test_without_a_model_to_start_from_the_recipe_stays_as_it_is(toy):
+  recipe = toy.make_recipe(workdir="w")
+  assert toy.recipe._completed(recipe) is recipe
+
+
+def test_a_run_without_codec_and_model_is_refused(toy, photos):
+  recipe = dataclasses.replace(toy.make_recipe(workdir="w", train_images=photos), codec=None)
+  with pytest.raises(
+    TrainingError, match=r"^found no --codec, expected one, or --init_from=MODEL of the codec to "
+  ):
+    toy.recipe.train(recipe)
+
+
+def test_a_run_trains_the_codec_of_the_model_that_it_starts_from(
+  toy, photos, tmp_path, monkeypatch
+):
+  folder = _write_described(
+    tmp_path / "m", {**_DESCRIPTION, "arguments": {"depth": 6}}, toy.build(6)
+  )
+  finished = []
+  monkeypatch.setattr(toy.recipe.finish_lib, "finish", lambda *found: finished.append(found))
+  recipe = toy.make_recipe(
+    workdir=str(tmp_path / "w"), train_images=photos, init_from=folder, max_steps=1
+  )
+  toy.recipe.train(dataclasses.replace(recipe, codec=None))
+  ((finished_recipe, codec, step, *_),) = finished
+  # What the model's description is made from, and what a run that goes on is compared with.
+  assert (finished_recipe.codec, finished_recipe.arguments, step) == ("toy", {"depth": 6}, 1)
+  lines = (tmp_path / "w" / "flags.txt").read_text(encoding="utf-8").splitlines()
+  assert "--codec=toy" in lines and "--argument=depth=6" in lines
+  stored = np.load(f"{folder}/weights.npz")
+  for name, value in _values(codec).items():
+    # One step of Adam from the stored weights, in which all but a few lie above a rate of 1e-4.
+    np.testing.assert_allclose(value, stored[name], atol=2e-4)
+
+
+@pytest.mark.parametrize(
+  "text, reason",
+  [
+    ("", "Expecting value"),
+    ('{"format": 1, "codec": "toy"', "Expecting"),
+    ("[1, 2]", r"model\.json holds no object"),
+    ('{"format": 1, "codec": "toy"}', r"model\.json has no arguments"),
+    ("{}", r"model\.json has no format, codec, arguments"),
+  ],
+)
+def test_a_start_from_a_model_with_a_damaged_description_is_refused_in_one_line(
+  toy, photos, tmp_path, text, reason
+):
+  folder = _write_described(tmp_path / "m", text)
+  recipe = toy.make_recipe(workdir=str(tmp_path / "w"), train_images=photos, init_from=folder)
+  with pytest.raises(
+    coding.ModelError,
+    match=rf"^\S+m is not a whole model: {reason}[^\n]*; copy it again from its source$",
+  ):
+    toy.recipe.train(recipe)
+  assert not (tmp_path / "w").exists()
