@@ -9,8 +9,6 @@ Killed at any moment and started again with the same flags it goes on from its l
 
 from __future__ import annotations
 
-import ast
-
 from absl import flags
 
 from khuvcm_tf import errors, program
@@ -150,26 +148,14 @@ def component_weights() -> tuple[float, ...] | None:
     ) from error
 
 
-def codec_arguments() -> dict:
-  """Returns --argument=name=value as {name: value}; numbers are read as numbers."""
-  arguments = {}
-  for given in ARGUMENTS.value:
-    name, _, value = given.partition("=")
-    try:
-      arguments[name] = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-      arguments[name] = value
-  return arguments
-
-
 def main():
-  from khuvcm_tf.training import recipe  # TensorFlow takes seconds to import
+  from khuvcm_tf.training import recipe, validity  # TensorFlow takes seconds to import
 
   folder = recipe.train(
     recipe.Recipe(
       workdir=WORKDIR.value,
       codec=CODEC.value,
-      arguments=codec_arguments(),
+      arguments=validity.codec_arguments(ARGUMENTS.value),
       rate_distortion=LAMBDA.value,
       distortion=DISTORTION.value,
       component_weights=component_weights(),

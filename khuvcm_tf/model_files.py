@@ -139,7 +139,7 @@ def describe(path_or_name: str) -> dict[str, object]:
   folder = find(path_or_name)
   try:
     return read_description(folder)
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise coding.ModelError(
       f"{folder} is not a whole model: {_reason(error)}; copy it again from its source"
     ) from error
@@ -249,6 +249,8 @@ def read_description(folder: str) -> dict[str, object]:
   missing = [key for key in ("format", "codec", "arguments") if key not in description]
   if missing:
     raise ValueError(f"model.json has no {', '.join(missing)}")
+  if not isinstance(description["codec"], str) or not isinstance(description["arguments"], dict):
+    raise ValueError("model.json names no codec or no arguments")
   if description["format"] != _FORMAT:
     raise coding.ModelError(
       f"{folder} has model format {description['format']}, expected {_FORMAT}; use the version of "

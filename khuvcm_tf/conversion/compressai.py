@@ -71,6 +71,8 @@ CODECS = {
   ),
 }
 
+_MOST_CHANNELS = 1024
+
 # Constants, and tables of CompressAI's own coder.
 _NOT_WEIGHTS = re.compile(
   r"\.(_offset|_quantized_cdf|_cdf_length|target|bound|pedestal|scale_bound|scale_table|mask)$"
@@ -123,8 +125,8 @@ def convert(tensors: dict[str, np.ndarray], codec: str | None = None) -> Convert
     used.add(each.key)
   if left := sorted(set(weights) - used):
     raise ConversionError(
-      f"{len(left)} tensors of the checkpoint are not {codec}'s ({', '.join(left[:3])}"
-      f"{', ...' if len(left) > 3 else ''}), expected its weights and nothing else"
+      f"the checkpoint holds {', '.join(left[:3])}{' and others' if len(left) > 3 else ''}, which "
+      f"{codec} does not have; expected its weights and nothing else"
     )
   return Converted(ours, published.codec, arguments)
 
@@ -176,6 +178,11 @@ def with_current_keys(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
       raise ConversionError(
         f"the checkpoint holds {current} twice, as {key} too; expected each weight once"
       )
+    if not value.ndim or not value.size:
+      raise ConversionError(
+        f"{current} has shape {list(value.shape)}, expected a weight of one value or more; copy "
+        "the checkpoint again from its source"
+      )
     weights[current] = value
   return weights
 
@@ -208,19 +215,27 @@ def recognized(weights: dict[str, np.ndarray]) -> str:
 
 def sizes(weights: dict[str, np.ndarray], published: Published) -> dict[str, int]:
   """Returns N, and M where it is an argument, from the shapes of weights."""
-  if not published.latent_depth:
-    return {"num_filters": int(weights["g_a.0.conv1.weight"].shape[0])}
-  return {
-    "num_filters": int(weights["g_a.0.weight"].shape[0]),
-    "latent_depth": int(weights["g_s.0.weight"].shape[0]),
-  }
+  if published.latent_depth:
+    keys = {"num_filters": "g_a.0.weight", "latent_depth": "g_s.0.weight"}
+  else:
+    keys = {"num_filters": "g_a.0.conv1.weight"}
+  found = {argument: len(weights[key]) for argument, key in keys.items()}
+  # Before that much is built.
+  for argument, size in found.items():
+    if size > _MOST_CHANNELS:
+      raise ConversionError(
+        f"{keys[argument]} has shape {list(weights[keys[argument]].shape)}, expected at most "
+        f"{_MOST_CHANNELS} channels; published weights have up to 320"
+      )
+  return found
 
 
 def _fitting(assignment: Assignment, values: np.ndarray, model: str) -> np.ndarray:
   """Returns published values as ours, or raises ConversionError."""
   expected = tuple(assignment.variable.shape)
   try:
-    converted = assignment.convert(values)
+    with np.errstate(over="ignore"):  # What overflows is found below.
+      converted = assignment.convert(values).astype(np.float32)
   except (ValueError, IndexError):  # of another rank
     converted = None
   if converted is None or converted.shape != expected:
@@ -229,8 +244,11 @@ def _fitting(assignment: Assignment, values: np.ndarray, model: str) -> np.ndarr
       "checkpoint again from its source"
     )
   if not np.isfinite(converted).all():
-    raise ConversionError(f"{assignment.key} holds values that are not finite; copy it again")
-  return converted.astype(np.float32)
+    raise ConversionError(
+      f"{assignment.key} holds values that are not finite in float32; copy the checkpoint again "
+      "from its source"
+    )
+  return converted
 
 
 class Assignment(NamedTuple):
@@ -294,11 +312,11 @@ def _layer(layer, key: str, order: Callable[[np.ndarray], np.ndarray] | None = N
     yield Assignment(beta, f"{key}.beta", _unchanged)
     yield Assignment(gamma, f"{key}.gamma", np.transpose)
   elif isinstance(layer, layers.MaskedConv2D):
-    places = layer.kernel.shape[0]
+    places, size = layer.kernel.shape[0], layer.kernel_size**2
     yield Assignment(
       layer.kernel,
       f"{key}.weight",
-      lambda w: w.transpose(2, 3, 1, 0).reshape(-1, *w.shape[1::-1])[:places],
+      lambda w: w.transpose(2, 3, 1, 0).reshape(size, *w.shape[1::-1])[:places],
     )
     yield Assignment(layer.bias, f"{key}.bias", _unchanged)
   elif isinstance(layer, layers.Subpixel):
@@ -347,7 +365,9 @@ def _prior(prior: factorized.FactorizedPrior):
   for weight in prior.weights:
     if weight is prior.stored:
       # Of the lower tail, the middle, and the upper tail.
-      yield Assignment(weight, "entropy_bottleneck.quantiles", lambda q: q[:, 0, 1])
+      yield Assignment(
+        weight, "entropy_bottleneck.quantiles", lambda q: q.reshape(len(q), 1, 3)[:, 0, 1]
+      )
     else:
       kind, _, number = weight.name.split("/")[-1].split(":")[0].rpartition("_")
       plural = {"matrix": "matrices", "bias": "biases", "factor": "factors"}[kind]

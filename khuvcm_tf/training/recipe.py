@@ -105,14 +105,18 @@ def train(recipe: Recipe) -> str | None:
 
 def _completed(recipe: Recipe) -> Recipe:
   """Returns the recipe with codec and arguments of the model that it starts from, where it gives
-  none: what is given goes before, and another codec has its own arguments."""
+  none: what is given goes before, and another codec has its own arguments. A run that goes on has
+  those that it was begun with, and needs the model no more."""
   if not recipe.init_from:
     return recipe
-  description = model_files.describe(recipe.init_from)
-  if recipe.codec not in (None, description["codec"]):
+  if checkpoints_lib.exist(recipe.workdir):
+    codec, arguments = validity.begun_with(recipe.workdir)
+  else:
+    description = model_files.describe(recipe.init_from)
+    codec, arguments = description["codec"], description["arguments"]
+  if recipe.codec not in (None, codec):
     return recipe
-  arguments = {**description["arguments"], **recipe.arguments}
-  return dataclasses.replace(recipe, codec=description["codec"], arguments=arguments)
+  return dataclasses.replace(recipe, codec=codec, arguments={**arguments, **recipe.arguments})
 
 
 def _fit(recipe, strategy, trainer, checkpoints, photos, validation, chief, worker, workers):

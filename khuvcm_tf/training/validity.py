@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+from collections.abc import Sequence
 
 from khuvcm_tf import errors
 from khuvcm_tf.training import losses, schedules
@@ -27,7 +29,9 @@ def check(recipe) -> None:
     TrainingError: a value is out of its range.
   """
   if recipe.codec is None:
-    raise TrainingError("found no --codec, expected one, or --init_from=MODEL of the codec to train")
+    raise TrainingError(
+      "found no --codec, expected one, or --init_from=MODEL of the codec to train"
+    )
   for field, low in (
     ("max_steps", 1),
     ("batch_size", 1),
@@ -151,6 +155,29 @@ def claim(recipe, fields: dict[str, object]) -> None:
   with open(temporary, "w", encoding="utf-8") as file:
     file.write("".join(f"{line}\n" for line in lines))
   os.replace(temporary, path)
+
+
+def begun_with(workdir: str) -> tuple[str | None, dict[str, object]]:
+  """Returns codec and arguments of the run in a workdir, as its flags.txt says."""
+  path = os.path.join(workdir, "flags.txt")
+  if not os.path.isfile(path):
+    return None, {}
+  with open(path, encoding="utf-8") as file:
+    lines = [line.partition("=")[::2] for line in file.read().splitlines()]
+  codec = next((value for name, value in lines if name == "--codec"), None)
+  return codec, codec_arguments([value for name, value in lines if name == "--argument"])
+
+
+def codec_arguments(given: Sequence[str]) -> dict[str, object]:
+  """Returns `name=value` texts as {name: value}; numbers are read as numbers."""
+  arguments = {}
+  for text in given:
+    name, _, value = text.partition("=")
+    try:
+      arguments[name] = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+      arguments[name] = value
+  return arguments
 
 
 def _expect(recipe, field: str, holds: bool, expected: str):

@@ -248,11 +248,11 @@ def test_tensors_left_over_are_named(refused):
   tensors = _tensors("bmshj2018-factorized")
   refused(
     {**tensors, "g_a.7.weight": np.zeros(3)},
-    r"^1 tensors of the checkpoint are not bmshj2018-factorized's \(g_a\.7\.weight\), expected its "
+    r"^the checkpoint holds g_a\.7\.weight, which bmshj2018-factorized does not have; expected its "
     r"weights and nothing else$",
   )
   more = {f"x.{i}": np.zeros(3) for i in range(4)}
-  refused({**tensors, **more}, r"^4 tensors .* \(x\.0, x\.1, x\.2, \.\.\.\), expected ")
+  refused({**tensors, **more}, r"^the checkpoint holds x\.0, x\.1, x\.2 and others, which ")
 
 
 @pytest.mark.parametrize(
@@ -271,6 +271,8 @@ def test_tensors_left_over_are_named(refused):
     ("mbt2018-mean", "h_s.4.bias", lambda w: w[:-1]),
     ("mbt2018", "context_prediction.weight", lambda w: w[..., :3, :3]),
     ("mbt2018", "context_prediction.weight", lambda w: w[:, :, 0]),
+    ("mbt2018", "context_prediction.weight", lambda w: np.ones((*w.shape[:2], 7, 7))),
+    ("mbt2018", "entropy_bottleneck.quantiles", lambda w: np.ones((8, 7, 9))),
     ("mbt2018", "entropy_parameters.0.weight", lambda w: w[:, :-2]),
     ("mbt2018", "entropy_parameters.0.weight", lambda w: w[0, :, 0, 0]),
     ("cheng2020-anchor", "g_s.7.0.weight", lambda w: w[:-1]),
@@ -289,14 +291,48 @@ def test_a_weight_of_another_shape_is_named(codec, key, change, refused):
 
 
 @pytest.mark.parametrize(
+  "codec, key",
+  [
+    ("mbt2018-mean", "g_a.0.weight"),
+    ("mbt2018-mean", "h_s.4.weight"),
+    ("mbt2018-mean", "h_s.4.bias"),
+    ("cheng2020-anchor", "g_a.0.conv1.weight"),
+  ],
+)
+@pytest.mark.parametrize("shape", [(), (0,), (3000, 0, 5, 5)])
+def test_a_weight_without_values_is_named(codec, key, shape, refused):
+  refused(
+    {**_tensors(codec), key: np.ones(shape)},
+    rf"^{re.escape(key)} has shape {re.escape(str(list(shape)))}, expected a weight of one value ",
+  )
+
+
+def test_sizes_far_beyond_the_published_are_refused_before_they_are_built(refused):
+  refused(
+    {**_tensors("mbt2018-mean"), "g_s.0.weight": np.ones((50_000, 1, 1, 1))},
+    r"^g_s\.0\.weight has shape \[50000, 1, 1, 1\], expected at most 1024 channels; published ",
+  )
+
+
+@pytest.mark.parametrize(
   "key, value",
-  [("g_a.4.weight", np.nan), ("g_a.4.weight", -np.inf), ("entropy_bottleneck.quantiles", np.inf)],
+  [
+    ("g_a.4.weight", 1e300),
+    ("g_a.4.weight", np.nan),
+    ("g_a.4.weight", -np.inf),
+    ("entropy_bottleneck.quantiles", np.inf),
+  ],
 )
 def test_a_weight_that_is_not_finite_is_named(key, value, refused):
   tensors = _tensors("bmshj2018-factorized")
+  tensors[key] = tensors[key].astype(np.float64)
   # Of three quantiles, the middle one.
   tensors[key].reshape(-1)[1] = value
-  refused(tensors, rf"^{re.escape(key)} holds values that are not finite; copy it again$")
+  refused(
+    tensors,
+    rf"^{re.escape(key)} holds values that are not finite in float32; "
+    r"copy the checkpoint again from its source$",
+  )
 
 
 # --- Names

@@ -238,6 +238,12 @@ def test_a_run_that_goes_on_needs_the_model_that_it_started_with_no_more(toy, tm
     recipe.workdir, toy.recipe._trainer(toy.make_recipe(workdir=str(tmp_path)))
   ).save()
   toy.recipe._trainer(recipe)
+  # Nor for codec and arguments.
+  (tmp_path / "flags.txt").write_text("--codec=mbt2018\n--argument=num_filters=4\n--lambda=1\n")
+  begun = dataclasses.replace(recipe, codec=None, arguments={"latent_depth": 6})
+  completed = toy.recipe._completed(begun)
+  assert completed.codec == "mbt2018"
+  assert completed.arguments == {"num_filters": 4, "latent_depth": 6}
 
 
 def test_a_context_model_starts_with_the_transforms_of_a_hyperprior(toy, tmp_path):
