@@ -364,14 +364,18 @@ def _prior(prior: factorized.FactorizedPrior):
   """Lists the weights of the factorized prior."""
   for weight in prior.weights:
     if weight is prior.stored:
-      # Of the lower tail, the middle, and the upper tail.
-      yield Assignment(
-        weight, "entropy_bottleneck.quantiles", lambda q: q.reshape(len(q), 1, 3)[:, 0, 1]
-      )
+      yield Assignment(weight, "entropy_bottleneck.quantiles", _middle_quantiles)
     else:
       kind, _, number = weight.name.split("/")[-1].split(":")[0].rpartition("_")
       plural = {"matrix": "matrices", "bias": "biases", "factor": "factors"}[kind]
       yield Assignment(weight, f"entropy_bottleneck.{plural}.{number}", _unchanged)
+
+
+def _middle_quantiles(quantiles: np.ndarray) -> np.ndarray:
+  """[C, 1, 3], of the lower tail, the middle and the upper tail -> [C]."""
+  if quantiles.shape[1:] != (1, 3):
+    raise ValueError
+  return quantiles[:, 0, 1]
 
 
 def _unchanged(w: np.ndarray) -> np.ndarray:

@@ -86,11 +86,11 @@ class IntegerContext(integer_coder.IntegerCoder):
 
   def psi_sums(self, psi: tf.Tensor) -> tf.Tensor:
     """Returns what psi [1, h, w, F] adds to the first layer of the parameters."""
-    return self.parameters.begin(psi, self.context.filters)[0]
+    return self.parameters.begin(psi, self.context.filters)
 
   def mixtures_of(self, phi: tf.Tensor, psi_sums: tf.Tensor) -> tf.Tensor:
     """Returns what tells mixtures, int32 [1, h, w, 3 K M], from phi and `psi_sums`."""
-    told = self.parameters.finish([self.parameters.begin(phi, 0)[0] + psi_sums])
+    told = self.parameters.finish(self.parameters.begin(phi, 0) + psi_sums)
     if self.thresholds is None:
       return told
     gaussians = self.y_coder.num_mixtures * self.depth

@@ -10,8 +10,8 @@ or without fused multiplication. The bound is proved when a network is converted
   y = floor((x @ W_int + b_int) * 2^-s);  leaky slope m / 4096;  clipped to +-amax_out
 
 with t the steps per unit of each channel. Convolutions are sums of matrix products, one for each
-tap of the kernel: a convolution kernel of a library (Winograd's, for one) need not be exact.
-Transposed convolutions of stride 2 are four such sums, one for each phase.
+row of the kernel: a convolution kernel of a library (Winograd's, for one) need not be exact.
+Transposed convolutions of stride 2 are the same, with the four phases of an output side by side.
 """
 
 from __future__ import annotations
@@ -111,6 +111,26 @@ def taps_of_phases(kernel: np.ndarray, up: int) -> list[list[tuple[Tap, tuple[in
   ]
 
 
+def kernel_of_phases(kernel: np.ndarray, up: int) -> np.ndarray:
+  """Returns a kernel whose outputs are those of all phases, one behind the other.
+
+  Args:
+    kernel: [k, k, I, O], of a transposed convolution where `up` is 2.
+    up: 1 or 2.
+
+  Returns:
+    [j, j, I, up^2 O], of a correlation; zero where a phase does not see a place.
+  """
+  phases = taps_of_phases(kernel, up)
+  reach = max(abs(step) for taps in phases for tap, _ in taps for step in tap)
+  filters = kernel.shape[3]
+  whole = np.zeros((2 * reach + 1,) * 2 + (kernel.shape[2], len(phases) * filters), kernel.dtype)
+  for i, taps in enumerate(phases):
+    for (dy, dx), place in taps:
+      whole[reach + dy, reach + dx, :, i * filters : (i + 1) * filters] = kernel[place]
+  return whole
+
+
 class IntegerLayer(NamedTuple):
   """A layer in integers. All arrays are integers held in `dtype`.
 
@@ -146,36 +166,35 @@ class IntegerLayer(NamedTuple):
     """Applies the layer to integers [B, h, w, I]; returns [B, up h, up w, O]."""
     return self.finish(self.sums(x, 0))
 
-  def sums(self, x: tf.Tensor, first: int) -> list[tf.Tensor]:
-    """Returns what the inputs from channel `first` on add to the sums of each phase of the output.
+  def sums(self, x: tf.Tensor, first: int) -> tf.Tensor:
+    """Returns what the inputs from channel `first` on add to the sums, [B, h, w, up^2 O].
 
     Any part of the sums keeps the bound, so that parts may be added in any order.
     """
-    height, width = tf.shape(x)[1], tf.shape(x)[2]
-    reach = self.kernel.shape[0] // 2
-    padded = tf.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0))) if reach else x
+    batch, height, width = tf.unstack(tf.shape(x)[:3])
     inputs = x.shape[-1]
-    kernel = self.kernel[:, :, first : first + inputs]
+    kernel = kernel_of_phases(self.kernel[:, :, first : first + inputs], self.up)
+    side, outputs = kernel.shape[0], kernel.shape[3]
+    if side > 1:
+      x = tf.pad(x, ((0, 0), (side // 2, side // 2), (side // 2, side // 2), (0, 0)))
+      x = tf.concat([x[:, :, dx : dx + width] for dx in range(side)], axis=-1)
 
-    def product(tap, place):
-      (dy, dx), seen = tap, padded
-      if reach:
-        seen = seen[:, reach + dy : reach + dy + height, reach + dx : reach + dx + width]
-      return tf.matmul(tf.reshape(seen, (-1, inputs)), tf.constant(kernel[place]))
+    def product(dy):
+      row = x[:, dy : dy + height] if side > 1 else x
+      return tf.matmul(
+        tf.reshape(row, (-1, side * inputs)), tf.constant(kernel[dy].reshape(-1, outputs))
+      )
 
-    shape = tf.stack([tf.shape(x)[0], height, width, self.bias.size])
-    return [
-      tf.reshape(tf.add_n([product(tap, place) for tap, place in taps]), shape)
-      for taps in taps_of_phases(self.kernel, self.up)
-    ]
+    total = tf.add_n([product(dy) for dy in range(side)])
+    return tf.reshape(total, tf.stack([batch, height, width, outputs]))
 
-  def finish(self, sums: list[tf.Tensor]) -> tf.Tensor:
-    """Returns the outputs of given sums, [B, h, w, O] for each phase."""
-    scale = tf.constant(2.0**-self.shift, sums[0].dtype)
-    phases = [self._rectified(tf.floor((total + self.bias) * scale)) for total in sums]
-    if self.up * self.shuffle == 1:
-      return phases[0]
-    return tf.nn.depth_to_space(tf.concat(phases, axis=-1), self.up * self.shuffle)
+  def finish(self, sums: tf.Tensor) -> tf.Tensor:
+    """Returns the outputs of given sums, [B, up h, up w, O]."""
+    phases = self.up**2
+    scale = tf.constant(np.tile(2.0**-self.shift, phases), sums.dtype)
+    y = self._rectified(tf.floor((sums + np.tile(self.bias, phases)) * scale))
+    sides = self.up * self.shuffle
+    return tf.nn.depth_to_space(y, sides) if sides > 1 else y
 
   def _rectified(self, y: tf.Tensor) -> tf.Tensor:
     if self.slope >= 0:
@@ -217,14 +236,14 @@ class IntegerNetwork(tf.Module):
     """int32 [B, h, w, I] -> int32 [B, h', w', O]."""
     return self.finish(self.begin(x, 0))
 
-  def begin(self, x: tf.Tensor, first: int) -> list[tf.Tensor]:
+  def begin(self, x: tf.Tensor, first: int) -> tf.Tensor:
     """Returns the first layer's sums over some of its inputs: int32 channels from `first` on."""
     with tf.device("CPU:0"):
       amax = self.amax[first : first + x.shape[-1]]
       x = tf.cast(tf.clip_by_value(x, -amax, amax), self.layers[0].kernel.dtype)
       return self.layers[0].sums(x, first)
 
-  def finish(self, sums: list[tf.Tensor]) -> tf.Tensor:
+  def finish(self, sums: tf.Tensor) -> tf.Tensor:
     """Returns the network's output, int32, for the first layer's sums over all inputs."""
     with tf.device("CPU:0"):
       x = self.layers[0].finish(sums)

@@ -263,7 +263,7 @@ def test_tensors_left_over_are_named(refused):
     ("bmshj2018-factorized", "g_a.2.weight", lambda w: w[0]),
     ("bmshj2018-factorized", "g_a.0.bias", lambda w: w[:, np.newaxis]),
     ("bmshj2018-factorized", "g_a.1.gamma", lambda w: w[0]),
-    ("bmshj2018-factorized", "g_a.1.beta", lambda w: w[0]),
+    ("bmshj2018-factorized", "g_a.1.beta", lambda w: w[:-1]),
     ("bmshj2018-factorized", "entropy_bottleneck.quantiles", lambda w: w[:, 0]),
     ("bmshj2018-factorized", "entropy_bottleneck.quantiles", lambda w: w[:-1]),
     ("bmshj2018-factorized", "entropy_bottleneck.matrices.1", lambda w: w[:, :2]),
