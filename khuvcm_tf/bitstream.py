@@ -209,7 +209,23 @@ def pack(header, substreams):
     if substreams.shape.rank != 1:
       raise ValueError(f"`substreams` has shape {substreams.shape}, expected [n]; stack them")
     fingerprint = tf.convert_to_tensor(header.fingerprint, tf.string)
-    fields = Header(fingerprint, *(tf.cast(field, tf.int64) for field in header[1:]))
+    fields = tf.stack([tf.cast(field, tf.int64) for field in header[1:]])
+    file, status = _packed(fingerprint, fields, substreams)
+    with tf.control_dependencies([assert_valid(status)]):
+      return tf.identity(file)
+
+
+@tf.function(
+  input_signature=[
+    tf.TensorSpec([], tf.string),
+    tf.TensorSpec([4], tf.int64),
+    tf.TensorSpec([None], tf.string),
+  ]
+)
+def _packed(fingerprint, fields, substreams):
+  """The file, which is one where the `Status` beside it is good."""
+  with tf.device("CPU:0"):
+    fields = Header(fingerprint, *tf.unstack(fields))
     lengths = tf.strings.length(substreams)
     count = tf.size(substreams)
 
@@ -226,20 +242,19 @@ def pack(header, substreams):
         *_size_checks(fields.height, fields.width, count, max_pixels=MAX_SIDE**2),
       ]
     )
-    with tf.control_dependencies([assert_valid(status)]):
-      numbers = tf.concat(
-        [[fields.height, fields.width, tf.cast(count, tf.int64)], tf.cast(lengths[:-1], tf.int64)],
-        0,
-      )
-      body = (
-        tf.constant(_PREFIX)
-        + fingerprint
-        + _bytes_string(tf.stack([fields.input_format, fields.bit_depth]))
-        + _bytes_string(_to_varints(numbers))
-        + tf.strings.reduce_join(substreams)
-      )
+    numbers = tf.concat(
+      [[fields.height, fields.width, tf.cast(count, tf.int64)], tf.cast(lengths[:-1], tf.int64)],
+      0,
+    )
+    body = (
+      tf.constant(_PREFIX)
+      + fingerprint
+      + _bytes_string(tf.stack([fields.input_format, fields.bit_depth]) & 255)
+      + _bytes_string(_to_varints(numbers))
+      + tf.strings.reduce_join(substreams)
+    )
     shifts = tf.range(0, 32, 8, tf.int64)
-    return body + _bytes_string(tf.bitwise.right_shift(crc32(body), shifts) & 255)
+    return body + _bytes_string(tf.bitwise.right_shift(crc32(body), shifts) & 255), status
 
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)])

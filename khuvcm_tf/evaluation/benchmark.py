@@ -38,9 +38,8 @@ import numpy as np
 import tensorflow as tf
 
 from khuvcm_tf import bitstream, codecs, errors
-from khuvcm_tf.data import images
+from khuvcm_tf.data import images, sample_photos
 from khuvcm_tf.entropy import exact, integer_context, range_coder
-from khuvcm_tf.evaluation import demo
 from khuvcm_tf.ops import color
 
 STAGES = ("transforms", "hyperprior", "context_loop", "range_coder")
@@ -127,7 +126,7 @@ def run(
       )
   if not names or not sizes:
     raise BenchmarkError("found no codec or no size, expected at least one of each")
-  photo = demo.load_photos()[PHOTO] if image is None else images.read_image(image)
+  photo = sample_photos.load()[PHOTO] if image is None else images.read_image(image)
   found = []
   for name in dict.fromkeys(names):
     for size in dict.fromkeys(sizes):

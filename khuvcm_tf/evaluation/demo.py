@@ -58,7 +58,7 @@ def run(model: str, output: str, decompress_program: str) -> list[Shown]:
     DemoError: scikit-image is missing, or the other process failed.
     coding.ModelError: the model cannot be loaded.
   """
-  photos = load_photos()
+  photos = sample_photos.load()
   loaded = model_files.load(model)
   for folder in ("photos", "kvc", "decoded"):
     os.makedirs(os.path.join(output, folder), exist_ok=True)
@@ -71,9 +71,6 @@ def run(model: str, output: str, decompress_program: str) -> list[Shown]:
   sheet = demo_picture.draw(title, [_row(item) for item in shown])
   images.write_image(os.path.join(output, "demo.png"), sheet)
   return shown
-
-
-load_photos = sample_photos.load
 
 
 def decompress_elsewhere(model: str, output: str, decompress_program: str) -> None:

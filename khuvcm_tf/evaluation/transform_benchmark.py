@@ -28,8 +28,8 @@ import tensorflow as tf
 
 from khuvcm_tf import codecs
 from khuvcm_tf.codecs import codec as codec_lib
-from khuvcm_tf.data import images
-from khuvcm_tf.evaluation import benchmark, demo
+from khuvcm_tf.data import images, sample_photos
+from khuvcm_tf.evaluation import benchmark
 
 # Standard deviation of the latents that a synthesis is given, before they are rounded.
 _SPREAD = 2.0
@@ -103,7 +103,7 @@ def run(
     raise benchmark.BenchmarkError("found no codec or no activation, expected at least one of each")
   sizes = {"num_filters": num_filters, "latent_depth": latent_depth}
   given = {key: value for key, value in sizes.items() if value is not None}
-  picture = benchmark.at_size(demo.load_photos()[benchmark.PHOTO], size)
+  picture = benchmark.at_size(sample_photos.load()[benchmark.PHOTO], size)
   built = {  # all of them before the first is timed: an error comes at once
     (name, activation): codecs.create(name, activation=activation, **given)
     for name in dict.fromkeys(names)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from khuvcm_tf import bitstream, codecs, model_files
-from khuvcm_tf.data import images
+from khuvcm_tf.data import images, sample_photos
 from khuvcm_tf.evaluation import anchors, demo, demo_picture, metrics, probe
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -41,7 +41,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photo():
-  return demo.load_photos()["chelsea"][:180, :200]
+  return sample_photos.load()["chelsea"][:180, :200]
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_the_demo_draws_what_a_second_process_decoded(run, models, tmp_path):
   results = json.loads((output / "report" / "results.json").read_text(encoding="utf-8"))
   assert len(results["rows"]) == 4 * (1 + 6 + 6)
   model = model_files.load(str(models / "tiny"))
-  for name, photo in demo.load_photos().items():
+  for name, photo in sample_photos.load().items():
     photo = photo[: demo_picture.CROP, : demo_picture.CROP]
     data = (output / "kvc" / f"{name}.kvc").read_bytes()
     decoded = images.read_image(str(output / "decoded" / f"{name}.png"))
@@ -199,7 +199,7 @@ def test_the_demo_draws_what_a_second_process_decoded(run, models, tmp_path):
 
 
 def test_crops_lie_inside_their_photos():
-  for name, photo in demo.load_photos().items():
+  for name, photo in sample_photos.load().items():
     left, top = demo.CROPS[name]
     assert 0 <= left <= photo.shape[1] - demo_picture.CROP
     assert 0 <= top <= photo.shape[0] - demo_picture.CROP

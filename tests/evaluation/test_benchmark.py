@@ -10,11 +10,12 @@ import pytest
 import tensorflow as tf
 
 from khuvcm_tf import errors
+from khuvcm_tf.data import sample_photos
 from khuvcm_tf.entropy import exact, gaussian, integer_coder
-from khuvcm_tf.evaluation import benchmark, demo
+from khuvcm_tf.evaluation import benchmark
 
 NAMES = ("mbt2018", "cheng2020")
-PICTURE = benchmark.at_size(demo.load_photos()["coffee"], benchmark.Size(60, 50))
+PICTURE = benchmark.at_size(sample_photos.load()["coffee"], benchmark.Size(60, 50))
 
 
 @pytest.fixture(scope="module")

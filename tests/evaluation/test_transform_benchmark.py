@@ -14,10 +14,11 @@ import tensorflow as tf
 
 from khuvcm_tf import codecs, errors, layers
 from khuvcm_tf.codecs import codec as codec_lib
-from khuvcm_tf.evaluation import benchmark, demo, transform_benchmark
+from khuvcm_tf.data import sample_photos
+from khuvcm_tf.evaluation import benchmark, transform_benchmark
 
 # One place of z: what codecs pad to.
-PICTURE = benchmark.at_size(demo.load_photos()["coffee"], benchmark.Size(64, 64))
+PICTURE = benchmark.at_size(sample_photos.load()["coffee"], benchmark.Size(64, 64))
 SMALL = {"num_filters": 24, "latent_depth": 32}
 TWO_BRANCHES = {**SMALL, "chroma_filters": 10, "chroma_depth": 12}
 PAPERS = {"num_filters": 192, "latent_depth": 192}
