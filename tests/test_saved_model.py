@@ -223,7 +223,7 @@ class TestExport:
 class TestExportOfContextModels:
   """Their coders are loops, whose states are coders of the compiled ops."""
 
-  @pytest.fixture(scope="class", params=["mbt2018", "cheng2020"])
+  @pytest.fixture(scope="class", params=["cheng2020"])
   def made(self, request, tmp_path_factory):
     """A model and its export."""
     model = model_files.load(str(GOLDEN / request.param / "model"), "float64")
