@@ -1,6 +1,6 @@
 """Converts weights that CompressAI publishes into a model of this project.
 
-  python bin/convert_compressai.py --checkpoint=mbt2018-mean-4.pth.tar --codec=mbt2018-mean \
+  python bin/convert_compressai.py --checkpoint=mbt2018-mean-4.pth.tar --codec=mbt2018-mean \\
     --output=converted/
   python bin/compress.py --model=converted/ --input=photo.png --output=photo.kvc
 
