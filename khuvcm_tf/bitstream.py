@@ -25,6 +25,7 @@ Legend: V = 90 bytes, the most that 18 varints take.
 
 from __future__ import annotations
 
+import operator
 import typing
 import zlib
 
@@ -195,7 +196,7 @@ def pack(header, substreams):
     Scalar string, the file: at most 31 bytes more than the substreams for an RGB picture with two.
 
   Raises:
-    ValueError: `substreams` is not a vector.
+    ValueError: `substreams` is not a vector, or a field not a scalar.
     BitstreamError: a field is out of range (`tf.errors.InvalidArgumentError` with the same text in
       a graph).
 
@@ -209,8 +210,12 @@ def pack(header, substreams):
     if substreams.shape.rank != 1:
       raise ValueError(f"`substreams` has shape {substreams.shape}, expected [n]; stack them")
     fingerprint = tf.convert_to_tensor(header.fingerprint, tf.string)
-    fields = tf.stack([tf.cast(field, tf.int64) for field in header[1:]])
-    file, status = _packed(fingerprint, fields, substreams)
+    fields = [tf.cast(field, tf.int64) for field in header[1:]]
+    # A `tf.function` that is called with wrong shapes keeps its lock: it would hang all threads.
+    odd = [each.shape for each in (fingerprint, *fields) if each.shape.rank]
+    if odd:
+      raise ValueError(f"a field of `header` has shape {odd[0]}, expected scalars")
+    file, status = _packed(fingerprint, tf.stack(fields), substreams)
     with tf.control_dependencies([assert_valid(status)]):
       return tf.identity(file)
 
@@ -346,12 +351,13 @@ def parse(data, max_pixels=DEFAULT_MAX_PIXELS):
     (`ParsedHeader`, list of bytes, one per substream).
 
   Raises:
-    TypeError: `data` is not bytes.
+    TypeError: `data` is not bytes, or `max_pixels` no integer.
     BitstreamError: the file is not valid, or its picture is larger than `max_pixels`.
   """
   if not isinstance(data, bytes):
     raise TypeError(f"`data` is {type(data).__name__}, expected bytes; read the file in mode 'rb'")
-  header, substreams, status = unpack(data, max_pixels)
+  # What is no integer is refused here, not by the `tf.function`, which would keep its lock.
+  header, substreams, status = unpack(data, tf.constant(operator.index(max_pixels), tf.int64))
   assert_valid(status)
   fields = (int(field) for field in header[1:])
   return ParsedHeader(header.fingerprint.numpy(), *fields), substreams.numpy().tolist()

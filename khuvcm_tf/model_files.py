@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Sequence
 
 import numpy as np
+import tensorflow as tf
 
 from khuvcm_tf import codecs, coding
 from khuvcm_tf.entropy import exact, integer_coder
@@ -70,10 +71,11 @@ def save(
       exact.convert(branch.latent_coder, y, LOSS_LIMIT)
       for branch, y in zip(codec.branches, zip(*latents))
     ]
-  except ValueError as error:
+  except (ValueError, tf.errors.InvalidArgumentError) as error:
+    is_ours = isinstance(error, ValueError)
     raise coding.ModelError(
-      f"the model was not converted to integers: {error}; train it longer "
-      "or on more varied pictures"
+      f"the model was not converted to integers: {error if is_ours else coding.assertion(error)}; "
+      "train it longer or on more varied pictures"
     ) from error
   coders = [conversion.coder for conversion in conversions]
   states = dict(zip(codec.branches, (coder.state() for coder in coders)))

@@ -7,6 +7,7 @@ import os
 import pathlib
 import random
 import re
+import threading
 import zlib
 
 import pytest
@@ -132,6 +133,23 @@ class TestPack:
   def test_refuses_a_scalar_of_substreams(self):
     with pytest.raises(ValueError, match=r"`substreams` has shape \(\), expected \[n\]; stack"):
       _pack((bytes(8), 0, 8, 1, 1), b"main")
+
+  def test_and_parse_refuse_wrong_arguments_and_go_on_in_other_threads(self):
+    good = (bytes(8), 0, 8, 1, 1)
+    with pytest.raises(ValueError, match=r"a field of `header` has shape \(1,\), expected scalars"):
+      _pack(([bytes(8)], *good[1:]), [b"main"])
+    with pytest.raises(ValueError, match=r"a field of `header` has shape \(2,\), expected scalars"):
+      _pack((*good[:4], [1, 2]), [b"main"])
+    with pytest.raises(TypeError, match="float"):
+      bitstream.parse(_pack(good, [b"main"]), max_pixels=1e8)
+    # A `tf.function` that was called with wrong shapes or types keeps its lock.
+    found = []
+    other = threading.Thread(
+      target=lambda: found.append(bitstream.parse(_pack(good, [b"main"]))), daemon=True
+    )
+    other.start()
+    other.join(timeout=60)
+    assert found == [(good, [b"main"])]
 
 
 class TestParse:

@@ -31,6 +31,7 @@ from absl import logging
 
 from khuvcm_tf import codecs, coding, errors, layers, model_files
 from khuvcm_tf.conversion import checkpoint as checkpoint_lib
+from khuvcm_tf.conversion import torch_pickle
 from khuvcm_tf.data import images, pipeline, sample_photos
 from khuvcm_tf.entropy import factorized
 
@@ -124,9 +125,10 @@ def convert(tensors: dict[str, np.ndarray], codec: str | None = None) -> Convert
     each.variable.assign(_fitting(each, weights[each.key], f"{codec} with {_told(arguments)}"))
     used.add(each.key)
   if left := sorted(set(weights) - used):
+    named = ", ".join(map(_name, left[:3])) + " and others" * (len(left) > 3)
     raise ConversionError(
-      f"the checkpoint holds {', '.join(left[:3])}{' and others' if len(left) > 3 else ''}, which "
-      f"{codec} does not have; expected its weights and nothing else"
+      f"the checkpoint holds {named}, which {codec} does not have; expected its weights and "
+      "nothing else"
     )
   return Converted(ours, published.codec, arguments)
 
@@ -176,12 +178,13 @@ def with_current_keys(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
       continue
     if current in weights:
       raise ConversionError(
-        f"the checkpoint holds {current} twice, as {key} too; expected each weight once"
+        f"the checkpoint holds {_name(current)} twice, as {_name(key)} too; expected each weight "
+        "once"
       )
     if not value.ndim or not value.size:
       raise ConversionError(
-        f"{current} has shape {list(value.shape)}, expected a weight of one value or more; copy "
-        "the checkpoint again from its source"
+        f"{_name(current)} has shape {list(value.shape)}, expected a weight of one value or more; "
+        "copy the checkpoint again from its source"
       )
     weights[current] = value
   return weights
@@ -201,9 +204,10 @@ def recognized(weights: dict[str, np.ndarray]) -> str:
     attention = any(key.startswith("g_a.") and ".conv_a." in key for key in weights)
     return "cheng2020-attn" if attention else "cheng2020-anchor"
   if "g_a.0.weight" not in weights or "g_s.0.weight" not in weights:
+    some = ", ".join(map(_name, sorted(weights)[:3]))
     raise ConversionError(
-      f"the checkpoint holds {len(weights)} tensors ({', '.join(sorted(weights)[:3])}, ...) and no "
-      f"g_a.0.weight, expected the weights of one of {', '.join(CODECS)}"
+      f"the checkpoint has no g_a.0.weight or no g_s.0.weight among {len(weights)} weights"
+      f"{f' ({some}, ...)' if some else ''}, expected those of one of {', '.join(CODECS)}"
     )
   if any(key.startswith("context_prediction.") for key in weights):
     return "mbt2018"
@@ -384,6 +388,11 @@ def _unchanged(w: np.ndarray) -> np.ndarray:
 
 def _swapped_halves(w: np.ndarray) -> np.ndarray:
   return np.roll(w, len(w) // 2, axis=0)
+
+
+def _name(key: str) -> str:
+  """Returns a name of a file's as printable text of bounded length."""
+  return torch_pickle.shown(key)[1:-1]
 
 
 def _told(arguments: dict[str, object]) -> str:

@@ -23,6 +23,8 @@ from khuvcm_tf.layers import signal
 # A decision of the least chance, and two bytes.
 _ESCAPE_BITS = 32.0
 
+_LARGEST_MEDIAN = 2**14
+
 
 class InexactArithmetic(errors.Error):
   """A machine on which integers in floating point are not exact."""
@@ -205,9 +207,20 @@ def rounded(values: tf.Tensor) -> tf.Tensor:
   return tf.cast(tf.round(tf.clip_by_value(values, -(2.0**24), 2.0**24)), tf.int32)
 
 
+def whole_medians(prior: factorized.FactorizedPrior) -> np.ndarray:
+  """Returns what values are rounded around, int32 [C] in 1/64, or raises ValueError."""
+  medians = np.rint(prior.medians().numpy().astype(np.float64) * UNITS)
+  if np.abs(medians).max() > _LARGEST_MEDIAN * UNITS:
+    raise ValueError(
+      f"a median of the factorized prior is {np.abs(medians).max() / UNITS:g}, expected at most "
+      f"{_LARGEST_MEDIAN}"
+    )
+  return medians.astype(np.int32)
+
+
 def rounded_side_information(floats, latents):
   """Returns medians int32 [N] in 1/64, and of each picture's latents z and z_hat, in floats."""
-  medians = np.rint(floats.prior.medians().numpy() * UNITS).astype(np.int32)
+  medians = whole_medians(floats.prior)
   z = [floats.side_information(y) for y in latents]
   return medians, z, [np.rint(each - medians / UNITS) + medians / UNITS for each in z]
 

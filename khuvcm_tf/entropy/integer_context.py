@@ -66,7 +66,7 @@ class IntegerContext(integer_coder.IntegerCoder):
     known_answer: int | None = None,
   ):
     super().__init__(medians, tables, known_answer)
-    integer_scales.check(thresholds)
+    integer_scales.check(thresholds, mixture_coder.SCALE_STEPS)
     self.thresholds = thresholds
     self.hyper, self.context, self.parameters = hyper, context, parameters
     self.y_coder = mixtures

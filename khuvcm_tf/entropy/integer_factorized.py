@@ -68,7 +68,7 @@ def convert(
   floats: factorized_coder.FactorizedCoder, latents: Sequence[np.ndarray], limit: float
 ) -> integer_coder.Conversion:
   """Converts a trained factorized coder to integers, as `exact.convert` says."""
-  medians = np.rint(floats.prior.medians().numpy() * UNITS).astype(np.int32)
+  medians = integer_coder.whole_medians(floats.prior)
   tables = tables_lib.assemble(integer_coder.z_alphabets(floats.prior, medians))
   coder = IntegerFactorized(medians, tables)
   bits_of_floats = sum(integer_coder.counted(floats.element_bits(y)[1]["y"]) for y in latents)

@@ -73,9 +73,12 @@ def state(thresholds: np.ndarray | None) -> dict[str, np.ndarray]:
   return {} if thresholds is None else {"thresholds": thresholds}
 
 
-def check(thresholds: np.ndarray | None) -> None:
-  """Raises ValueError unless thresholds are whole numbers that do not fall."""
+def check(thresholds: np.ndarray | None, steps: int = 1) -> None:
+  """Raises ValueError unless thresholds are as many whole numbers as `steps` asks for, and do not
+  fall."""
   if thresholds is None:
     return
-  if thresholds.dtype != np.int32 or thresholds.ndim != 1 or (np.diff(thresholds) < 0).any():
-    raise ValueError("`thresholds` of scales are not int32 numbers that rise")
+  shape = ((gaussian.NUM_SCALES - 1) * steps,)
+  good = thresholds.dtype == np.int32 and thresholds.shape == shape
+  if not good or thresholds[0] < 0 or (np.diff(thresholds) < 0).any():
+    raise ValueError(f"`thresholds` of scales are not {shape[0]} int32 numbers that do not fall")

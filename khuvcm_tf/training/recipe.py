@@ -109,9 +109,8 @@ def _completed(recipe: Recipe) -> Recipe:
   those that it was begun with, and needs the model no more."""
   if not recipe.init_from:
     return recipe
-  if checkpoints_lib.exist(recipe.workdir):
-    codec, arguments = validity.begun_with(recipe.workdir)
-  else:
+  codec, arguments = validity.begun_with(recipe.workdir)
+  if codec is None or not checkpoints_lib.exist(recipe.workdir):
     description = model_files.describe(recipe.init_from)
     codec, arguments = description["codec"], description["arguments"]
   if recipe.codec not in (None, codec):

@@ -204,8 +204,8 @@ def test_an_unknown_codec_is_refused_with_those_that_there_are(refused):
 def test_weights_of_another_network_are_refused(tensors, refused):
   refused(
     tensors,
-    rf"^the checkpoint holds {len(tensors)} tensors .* no g_a\.0\.weight, expected the weights of "
-    r"one of bmshj2018-factorized, .*, cheng2020-attn$",
+    rf"^the checkpoint has no g_a\.0\.weight or no g_s\.0\.weight among {len(tensors)} weights.*, "
+    r"expected those of one of bmshj2018-factorized, .*, cheng2020-attn$",
   )
 
 
@@ -304,6 +304,14 @@ def test_a_weight_without_values_is_named(codec, key, shape, refused):
   refused(
     {**_tensors(codec), key: np.ones(shape)},
     rf"^{re.escape(key)} has shape {re.escape(str(list(shape)))}, expected a weight of one value ",
+  )
+
+
+def test_names_from_a_file_are_told_as_printable_text_of_bounded_length(refused):
+  name = "g_a.0.evil\n\x1b[31m" + "x" * 10_000
+  refused(
+    {**_tensors("mbt2018-mean"), name: np.zeros(3)},
+    r"^the checkpoint holds g_a\.0\.evil\\n\\x1b\[31mx{80,110}\.\.\., which mbt2018-mean ",
   )
 
 

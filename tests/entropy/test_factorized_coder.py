@@ -8,7 +8,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from khuvcm_tf import codecs
+from khuvcm_tf import codecs, coding, model_files
 from khuvcm_tf.entropy import (
   exact,
   factorized,
@@ -322,3 +322,21 @@ class TestConvert:
     assert integer_factorized.convert(floats, latents, loss + 1e-9).loss == pytest.approx(loss)
     with pytest.raises(ValueError, match=r"^integers cost .* more bits than floats, .* -50.00%$"):
       integer_factorized.convert(floats, latents, -0.5)
+
+
+def test_medians_that_no_table_reaches_are_refused_in_one_line(tmp_path):
+  codec = codecs.create("bmshj2018_factorized", num_filters=4, latent_depth=4, stored_medians=True)
+  coder = codec.branches[0].latent_coder
+  for median, text in ((1e9, "a median of the factorized prior is 1e\\+09, expected at most"),):
+    coder.prior.stored.assign(tf.fill([4], median))
+    with pytest.raises(ValueError, match=text):
+      integer_coder.whole_medians(coder.prior)
+  # Within that, but so far off that escapes end.
+  coder.prior.stored.assign(tf.fill([4], 16_000.0))
+  with pytest.raises(coding.ModelError, match="^the model was not converted to integers: "):
+    model_files.save(
+      str(tmp_path / "m"),
+      codec,
+      {"codec": "bmshj2018_factorized", "arguments": {}},
+      [np.zeros((32, 32, 3), np.uint8)],
+    )

@@ -34,7 +34,7 @@ class TestThresholds:
     found = _thresholds(steps)
     assert found.dtype == np.int32
     assert found.tolist() == expected
-    integer_scales.check(found)
+    integer_scales.check(found, steps)
 
   def test_are_none_where_networks_tell_indices(self):
     assert integer_scales.ScaleOutput(3, log_scales=True).thresholds() is None
@@ -127,19 +127,22 @@ class TestCheck:
   @pytest.mark.parametrize(
     "thresholds",
     [
-      np.array([1, 3, 2], np.int32),
-      np.array([[1, 2], [3, 4]], np.int32),
-      np.array([1, 2, 3], np.int64),
-      np.array([1.0, 2.0]),
+      np.append(np.arange(62), 60).astype(np.int32),
+      np.arange(-1, 62, dtype=np.int32),
+      np.arange(62, dtype=np.int32),
+      np.arange(63 * 4, dtype=np.int32),
+      np.zeros((63, 1), np.int32),
+      np.arange(63),
+      np.arange(63.0),
       np.array(5, np.int32),
     ],
-    ids=["falls", "matrix", "int64", "float", "number"],
+    ids=["falls", "negative", "short", "long", "matrix", "int64", "float", "number"],
   )
   def test_refuses_what_are_no_thresholds(self, thresholds):
-    with pytest.raises(ValueError, match="^`thresholds` of scales are not int32 numbers that rise"):
+    with pytest.raises(ValueError, match="^`thresholds` of scales are not 63 int32 numbers "):
       integer_scales.check(thresholds)
 
-  @pytest.mark.parametrize("thresholds", [None, np.array([-1, 4, 4, 9], np.int32)])
+  @pytest.mark.parametrize("thresholds", [None, np.arange(63, dtype=np.int32) // 2])
   def test_lets_numbers_that_do_not_fall_pass(self, thresholds):
     integer_scales.check(thresholds)
 
