@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -32,9 +34,16 @@ def test_a_cut_record_at_the_end_of_a_file_does_not_matter(tmp_path, curve):
 
 
 def test_a_tensorboard_that_has_read_the_old_files_drops_their_end(tmp_path):
+  # Files are read in the order of their names: by the second of their start, and within one by
+  # their number in the process, as text. Here both starts are of one process.
+  for _ in range(10):
+    _log(tmp_path / "numbers_of_two_digits", 0, (), 0.0)
   live = plugin_event_accumulator.EventAccumulator(str(tmp_path))
   _log(tmp_path, 0, (10, 20, 30), 1.0)
   live.Reload()
+  second = int(time.time())
+  while int(time.time()) == second:
+    time.sleep(0.01)
   _log(tmp_path, 20, (30, 40), 2.0)
   live.Reload()
   assert [event.step for event in live.Tensors("loss")] == [10, 20, 30, 40]
