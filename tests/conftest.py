@@ -2,7 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
+import subprocess
+import sys
+
 import pytest
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def run_program():
+  """A function that runs a program of bin/ in a folder; returns exit code, stdout and stderr."""
+
+  def run(program: str, *arguments: str, cwd: object) -> tuple[int, str, str]:
+    process = subprocess.run(
+      [sys.executable, str(_ROOT / "bin" / program), *arguments],
+      cwd=cwd,
+      env={**os.environ, "PYTHONPATH": str(_ROOT)},
+      capture_output=True,
+      text=True,
+      timeout=300,
+    )
+    return process.returncode, process.stdout, process.stderr
+
+  return run
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from absl import logging
 from khuvcm_tf import codecs, coding, errors, layers, model_files
 from khuvcm_tf.conversion import checkpoint as checkpoint_lib
 from khuvcm_tf.conversion import torch_pickle
-from khuvcm_tf.data import images, pipeline, sample_photos
+from khuvcm_tf.data import pipeline, sample_photos
 from khuvcm_tf.entropy import factorized
 
 # What all published weights are in terms of our codecs' arguments.
@@ -79,8 +79,8 @@ _NOT_WEIGHTS = re.compile(
   r"\.(_offset|_quantized_cdf|_cdf_length|target|bound|pedestal|scale_bound|scale_table|mask)$"
 )
 # The factorized prior's names of several releases: `matrices.0`, `_matrices.0`, `_matrix0`.
-_DENSITY = re.compile(r"entropy_bottleneck\._?(matri|bias|factor)(?:x|ces|es|s)?\.?(\d+)")
-_PLURALS = {"matri": "matrices", "bias": "biases", "factor": "factors"}
+_DENSITY = re.compile(r"entropy_bottleneck\._?(matrices|matrix|biases|bias|factors|factor)\.?(\d+)")
+_PLURALS = {"matrix": "matrices", "bias": "biases", "factor": "factors"}
 
 
 class Converted(NamedTuple):
@@ -157,8 +157,7 @@ def convert_file(
   if calibration_images is None:
     pictures = list(sample_photos.load().values())
   else:
-    paths = images.find_images(calibration_images)
-    pictures = [pipeline.to_rgb(images.read_image(path)) for path in paths]
+    pictures = pipeline.load_whole(calibration_images)
   description = {
     "codec": converted.name,
     "arguments": converted.arguments,
@@ -195,7 +194,7 @@ def _current_key(key: str) -> str:
   density = _DENSITY.fullmatch(key)
   if density is None:
     return key
-  return f"entropy_bottleneck.{_PLURALS[density[1]]}.{density[2]}"
+  return f"entropy_bottleneck.{_PLURALS.get(density[1], density[1])}.{density[2]}"
 
 
 def recognized(weights: dict[str, np.ndarray]) -> str:
@@ -266,15 +265,15 @@ class Assignment(NamedTuple):
 def assignments(codec: codecs.Codec) -> Iterator[Assignment]:
   """Lists what each weight of our codec is made from."""
   (branch,) = codec.branches
-  coder, form = branch.latent_coder, branch.networks
+  coder, networks = branch.latent_coder, branch.networks
   yield from _sequence(branch.analysis, "g_a")
   yield from _sequence(branch.synthesis, "g_s")
   yield from _prior(coder.prior)
-  if "hyper_analysis" in form:
+  if "hyper_analysis" in networks:
     yield from _sequence(coder.h_a, "h_a")
     # What tells means tells scales first there, and means first here.
-    yield from _sequence(coder.h_s, "h_s", swapped="context" not in form and coder.means)
-  if "context" in form:
+    yield from _sequence(coder.h_s, "h_s", swapped="context" not in networks and coder.means)
+  if "context" in networks:
     yield from _layer(coder.context.layers[0], "context_prediction")
     first, *others = _sequence(coder.parameter_layers, "entropy_parameters", swapped=True)
     # Theirs sees side information first, ours the context.
@@ -295,7 +294,15 @@ def _sequence(network: tf.keras.Sequential, name: str, swapped: bool = False):
     yield from _layer(layer, f"{name}.{i}", _swapped_halves if swapped and last else _unchanged)
 
 
-def _layer(layer, key: str, order: Callable[[np.ndarray], np.ndarray] | None = None):
+def _unchanged(w: np.ndarray) -> np.ndarray:
+  return w
+
+
+def _swapped_halves(w: np.ndarray) -> np.ndarray:
+  return np.roll(w, len(w) // 2, axis=0)
+
+
+def _layer(layer, key: str, order: Callable[[np.ndarray], np.ndarray] = _unchanged):
   """Lists the weights of one layer of `khuvcm_tf.layers`.
 
   Args:
@@ -303,7 +310,6 @@ def _layer(layer, key: str, order: Callable[[np.ndarray], np.ndarray] | None = N
     key: of theirs.
     order: from the order of their outputs to ours, for an array's first axis.
   """
-  order = order or _unchanged
   if isinstance(layer, tfc.SignalConv2D):
     # Transposed convolutions have their inputs first.
     axes = (2, 3, 1, 0) if layer.corr else (2, 3, 0, 1)
@@ -371,8 +377,7 @@ def _prior(prior: factorized.FactorizedPrior):
       yield Assignment(weight, "entropy_bottleneck.quantiles", _middle_quantiles)
     else:
       kind, _, number = weight.name.split("/")[-1].split(":")[0].rpartition("_")
-      plural = {"matrix": "matrices", "bias": "biases", "factor": "factors"}[kind]
-      yield Assignment(weight, f"entropy_bottleneck.{plural}.{number}", _unchanged)
+      yield Assignment(weight, f"entropy_bottleneck.{_PLURALS[kind]}.{number}", _unchanged)
 
 
 def _middle_quantiles(quantiles: np.ndarray) -> np.ndarray:
@@ -380,14 +385,6 @@ def _middle_quantiles(quantiles: np.ndarray) -> np.ndarray:
   if quantiles.shape[1:] != (1, 3):
     raise ValueError
   return quantiles[:, 0, 1]
-
-
-def _unchanged(w: np.ndarray) -> np.ndarray:
-  return w
-
-
-def _swapped_halves(w: np.ndarray) -> np.ndarray:
-  return np.roll(w, len(w) // 2, axis=0)
 
 
 def _name(key: str) -> str:

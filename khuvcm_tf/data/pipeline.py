@@ -185,6 +185,22 @@ def load_tfds(name: str, crop_size: int, cache_bytes: int) -> Photos:
   return from_arrays(names, arrays)
 
 
+def load_whole(pattern: str, most: int | None = None) -> list[np.ndarray]:
+  """Reads whole pictures, as validation and calibration need them.
+
+  Args:
+    pattern: as `images.find_images` takes it.
+    most: how many pictures at most; None: all.
+
+  Returns:
+    uint8 [H, W, 3] each.
+
+  Raises:
+    images.ImageError: there are none, or one cannot be read.
+  """
+  return [to_rgb(images.read_image(path)) for path in images.find_images(pattern)[:most]]
+
+
 def load_tfds_validation(name: str, most: int) -> list[np.ndarray]:
   """Takes the first pictures of a TFDS data set, by default of its split validation or else test.
 

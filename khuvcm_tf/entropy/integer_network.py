@@ -207,10 +207,8 @@ class IntegerLayer(NamedTuple):
 
 def _reach(kernel, bias, up, amax) -> np.ndarray:
   """Returns the largest magnitude of any partial sum, for each output channel [O]."""
-  sums = np.einsum("yxio,i->yxo", np.abs(kernel), amax)
-  return np.abs(bias) + np.max(
-    [sum(sums[place] for _, place in taps) for taps in taps_of_phases(kernel, up)], axis=0
-  )
+  sums = np.einsum("yxio,i->o", np.abs(kernel_of_phases(kernel, up)), amax)
+  return np.abs(bias) + sums.reshape(up**2, -1).max(axis=0)
 
 
 class IntegerNetwork(tf.Module):

@@ -11,7 +11,7 @@ import tensorflow as tf
 from absl import logging
 
 from khuvcm_tf import codecs, model_files
-from khuvcm_tf.data import images, pipeline
+from khuvcm_tf.data import pipeline
 from khuvcm_tf.training import board as board_lib
 from khuvcm_tf.training import callbacks, losses, schedules, validity
 from khuvcm_tf.training import checkpoints as checkpoints_lib
@@ -246,8 +246,7 @@ def _pictures(recipe: Recipe):
   else:
     photos = pipeline.load(recipe.train_images, recipe.crop_size, cache)
   if recipe.validation_images:
-    paths = images.find_images(recipe.validation_images)[: recipe.validation_limit]
-    return photos, [pipeline.to_rgb(images.read_image(path)) for path in paths]
+    return photos, pipeline.load_whole(recipe.validation_images, recipe.validation_limit)
   if recipe.eval_tfds:
     return photos, pipeline.load_tfds_validation(recipe.eval_tfds, recipe.validation_limit)
   return pipeline.held_out(photos, recipe.validation_limit)

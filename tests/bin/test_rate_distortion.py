@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 import skimage.data
@@ -31,21 +29,9 @@ def here(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(here):
+def run(here, run_program):
   """Runs the program in `here`; returns its exit code, stdout and stderr."""
-
-  def run_(*arguments: str) -> tuple[int, str, str]:
-    process = subprocess.run(
-      [sys.executable, str(ROOT / "bin" / "rate_distortion.py"), *arguments],
-      cwd=here,
-      env={**os.environ, "PYTHONPATH": str(ROOT)},
-      capture_output=True,
-      text=True,
-      timeout=300,
-    )
-    return process.returncode, process.stdout, process.stderr
-
-  return run_
+  return functools.partial(run_program, "rate_distortion.py", cwd=here)
 
 
 def _files(folder):

@@ -12,8 +12,6 @@ import os
 import pathlib
 import pickle
 import re
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
@@ -614,30 +612,19 @@ class TestEntropyModels:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(tmp_path_factory, run_program):
   """bin/convert_compressai.py on a checkpoint: its folder, exit code, stdout and stderr."""
   here = tmp_path_factory.mktemp("here")
   np.savez(here / "small.npz", **_tensors("mbt2018-mean"))
-  found = _run(
-    here,
+  found = run_program(
+    "convert_compressai.py",
     "--checkpoint=small.npz",
     "--output=converted",
     f"--calibration_images={PHOTOS}",
     "--weights_dtype=float32",
+    cwd=here,
   )
   return here / "converted", *found
-
-
-def _run(here, *arguments: str) -> tuple[int, str, str]:
-  process = subprocess.run(
-    [sys.executable, str(ROOT / "bin" / "convert_compressai.py"), *arguments],
-    cwd=here,
-    env={**os.environ, "PYTHONPATH": str(ROOT)},
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
-  return process.returncode, process.stdout, process.stderr
 
 
 def test_the_program_writes_a_model_that_codes_pictures(model, converted):
@@ -704,13 +691,15 @@ class _Attack:
     return os.system, (f"touch {self._marker}",)
 
 
-def test_the_program_refuses_a_checkpoint_that_means_harm_in_one_line(tmp_path):
+def test_the_program_refuses_a_checkpoint_that_means_harm_in_one_line(tmp_path, run_program):
   marker, path = tmp_path / "marker", tmp_path / "bad.pth"
   content = {"state_dict": {"g_a.0.weight": _Attack(marker)}}
   with zipfile.ZipFile(path, "w") as file:
     file.writestr("bad/data.pkl", pickle.dumps(content, protocol=2))
     file.writestr("bad/version", "3\n")
-  code, out, err = _run(tmp_path, "--checkpoint=bad.pth", "--output=converted")
+  code, out, err = run_program(
+    "convert_compressai.py", "--checkpoint=bad.pth", "--output=converted", cwd=tmp_path
+  )
   assert (code, out) == (1, "")
   assert re.fullmatch(
     r"convert_compressai\.py: error: bad\.pth[^\n]* posix\.system, expected [^\n]*; nothing of it "
