@@ -10,7 +10,7 @@ FITS := import sys, ensurepip, venv; sys.exit(not (3, 9) <= sys.version_info[:2]
 
 help:
 	@echo "make venv   build $(VENV) (make clean venv PYTHON=/path/to/python chooses the Python)"
-	@echo "make demo   compress and decompress sample photos; pictures in demo_output/"
+	@echo "make demo   compress and decompress sample photos; images in demo_output/"
 	@echo "make test   run the tests and the examples in docstrings"
 	@echo "make lint   check the code and its format with ruff"
 	@echo "make clean  remove $(VENV) and all that was built"

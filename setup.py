@@ -25,7 +25,7 @@ REQUIRED = [
   'etils<1.14; python_version < "3.11"',
   # Flags and logging of the programs.
   "absl-py>=1.4",
-  # Reads and writes pictures; AVIF, one of the anchors, is built in since 11.3.
+  # Reads and writes images; AVIF, one of the anchors, is built in since 11.3.
   "pillow>=11.3",
   # Video frames and resampling; headless needs no display, 4.12 needs numpy 2.
   "opencv-python-headless>=4.8,<4.12",
@@ -82,7 +82,8 @@ setup(
   package_dir={"khuvcm_tf.models": "models"},
   package_data={
     "khuvcm_tf.models": ["**/*.json", "**/*.npz", "**/fingerprint"],
-    "khuvcm_tf.evaluation": ["*.json", "*.html", "*.css", "*.js"],
+    "khuvcm_tf.evaluation": ["*.json"],
+    "khuvcm_tf.results": ["page/*"],
   },
   install_requires=REQUIRED,
   extras_require={"gpu": GPU, "anchors": ANCHORS, "dev": DEV},

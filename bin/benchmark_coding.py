@@ -20,7 +20,7 @@ IMAGE = flags.DEFINE_string(
   "A photo, cropped or mirrored at its right and lower edges to each size; default: "
   "scikit-image's coffee.",
 )
-SIZES = flags.DEFINE_list("sizes", ["768x512", "1920x1080"], "WIDTHxHEIGHT of the pictures.")
+SIZES = flags.DEFINE_list("sizes", ["768x512", "1920x1080"], "WIDTHxHEIGHT of the images.")
 NUM_FILTERS = flags.DEFINE_integer(
   "num_filters", None, "Instead of the papers' numbers, for a quick try.", lower_bound=2
 )
@@ -31,12 +31,12 @@ JSON = flags.DEFINE_string("json", None, "File for the seconds, ratios and peaks
 
 
 def main():
-  from khuvcm_tf.evaluation import benchmark  # TensorFlow takes seconds to import
+  from khuvcm_tf.evaluation import coding_benchmark  # TensorFlow takes seconds to import
 
   if JSON.value is not None:
-    benchmark.check_writable(JSON.value)
-  sizes = [benchmark.parse_size(size) for size in SIZES.value]
-  measured = benchmark.run(
+    coding_benchmark.check_writable(JSON.value)
+  sizes = [coding_benchmark.parse_size(size) for size in SIZES.value]
+  measured = coding_benchmark.run(
     CODECS.value,
     sizes,
     IMAGE.value,
@@ -44,10 +44,10 @@ def main():
     REPEATS.value,
     program.NUM_THREADS.value,
   )
-  print(benchmark.machine())
-  print(benchmark.table(measured))
+  print(coding_benchmark.machine())
+  print(coding_benchmark.table(measured))
   if JSON.value is not None:
-    benchmark.write_json(JSON.value, measured)
+    coding_benchmark.write_json(JSON.value, measured)
 
 
 if __name__ == "__main__":

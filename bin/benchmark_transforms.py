@@ -17,7 +17,7 @@ CODECS = flags.DEFINE_list(
   "codecs", ["mbt2018", "ycbcr444", "luma_chroma420", "cross_component"], "Codecs by name."
 )
 ACTIVATIONS = flags.DEFINE_list("activations", ["gdn", "prelu"], "Activations of the transforms.")
-SIZE = flags.DEFINE_string("size", "768x512", "WIDTHxHEIGHT of the picture.")
+SIZE = flags.DEFINE_string("size", "768x512", "WIDTHxHEIGHT of the image.")
 NUM_FILTERS = flags.DEFINE_integer(
   "num_filters", None, "Instead of the papers' numbers, for a quick try.", lower_bound=2
 )
@@ -34,11 +34,14 @@ JSON = flags.DEFINE_string("json", None, "File for seconds and multiplications."
 
 
 def main():
-  from khuvcm_tf.evaluation import benchmark, transform_benchmark  # imports TensorFlow: seconds
+  from khuvcm_tf.evaluation import (  # imports TensorFlow: seconds
+    coding_benchmark,
+    transform_benchmark,
+  )
 
   if JSON.value is not None:
-    benchmark.check_writable(JSON.value)
-  size = benchmark.parse_size(SIZE.value)
+    coding_benchmark.check_writable(JSON.value)
+  size = coding_benchmark.parse_size(SIZE.value)
   measured = transform_benchmark.run(
     CODECS.value,
     ACTIVATIONS.value,
@@ -48,7 +51,7 @@ def main():
     REPEATS.value,
     COUNT_OPERATIONS.value,
   )
-  print(benchmark.machine())
+  print(coding_benchmark.machine())
   print(transform_benchmark.table(measured, size))
   if JSON.value is not None:
     transform_benchmark.write_json(JSON.value, measured, size)

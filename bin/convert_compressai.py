@@ -5,7 +5,7 @@
   python bin/compress.py --model=converted/ --input=photo.png --output=photo.kvc
 
 Nothing that a checkpoint contains is run, and PyTorch is not needed. Files of a converted model
-decode alike on every machine; docs/published_weights.md tells where weights are published.
+decode alike on every machine; docs/published_weights.md lists where weights are published.
 """
 
 from absl import flags
@@ -19,7 +19,7 @@ CODEC = flags.DEFINE_string(
   "codec",
   None,
   "What the checkpoint holds: bmshj2018-factorized, bmshj2018-hyperprior, mbt2018-mean, mbt2018, "
-  "cheng2020-anchor or cheng2020-attn; default: told from its weights.",
+  "cheng2020-anchor or cheng2020-attn; default: recognized by its weights.",
 )
 OUTPUT = flags.DEFINE_string(
   "output", None, "Folder of the model; new, empty or a model's.", required=True

@@ -9,27 +9,20 @@ scikit-image's (pip install scikit-image). Takes about a minute.
 
 import pathlib
 
-from absl import flags
+from khuvcm_tf import options, program
+from khuvcm_tf.evaluation.options import DemoOptions
 
-from khuvcm_tf import program
-
-MODEL = flags.DEFINE_string(
-  "model", "mbt2018_mean", "A shipped model's name, a training workdir or a model's folder."
-)
-OUTPUT = flags.DEFINE_string("output", None, "Folder for the files and pictures.", required=True)
+options.define_flags(DemoOptions)
 
 
 def main():
-  # TensorFlow takes seconds to import.
-  from khuvcm_tf.evaluation import demo, rate_distortion, report
+  from khuvcm_tf.evaluation import demo  # TensorFlow takes seconds to import
 
-  output = pathlib.Path(OUTPUT.value)
+  given = options.from_flags(DemoOptions)
   decompress = pathlib.Path(__file__).with_name("decompress.py")
-  print(demo.table(demo.run(MODEL.value, str(output), str(decompress))))
-  compared = rate_distortion.Options(models=[MODEL.value], anchors=["jpeg", "webp"])
-  rate_distortion.run(str(output / "photos"), str(output / "report"), compared)
-  report.write(str(output / "report"))
-  print(f"see {output / 'demo.png'} and {output / 'report' / 'report.html'}")
+  shown, page = demo.run(given, str(decompress))
+  print(demo.table(shown))
+  print(f"see {given.output}/demo.png and {page}")
 
 
 if __name__ == "__main__":

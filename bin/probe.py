@@ -1,4 +1,4 @@
-"""Says what .kvc files hold: picture, model, sizes of the parts. Nothing is decoded.
+"""Prints what .kvc files hold: image, model, sizes of the parts. Nothing is decoded.
 
 python bin/probe.py photo.kvc
 python bin/probe.py --json *.kvc
@@ -8,14 +8,12 @@ import json
 
 from absl import flags
 
-from khuvcm_tf import program
+from khuvcm_tf import probe, program
 
 JSON = flags.DEFINE_bool("json", False, "Print a JSON array with an object for each file.")
 
 
 def main(files):
-  from khuvcm_tf.evaluation import probe
-
   descriptions, failures = probe.describe_all(files)
   if JSON.value:
     print(json.dumps(descriptions, indent=2))

@@ -11,7 +11,7 @@ def load(path_or_name: str, precision: str = "float32"):
   Example:
     import khuvcm_tf
     model = khuvcm_tf.load("mbt2018_mean")
-    data = model.compress(picture)  # uint8 [H, W, 3]
+    data = model.compress(image)  # uint8 [H, W, 3]
   """
   from khuvcm_tf import model_files  # TensorFlow takes seconds to import
 

@@ -1,34 +1,40 @@
-"""Codec and file together: pictures to .kvc bytes and back. The public face of the package.
+"""Codec and file together: images to .kvc bytes and back. The public face of the package.
 
 model = khuvcm_tf.load("mbt2018_mean_q3")     # a shipped name, a folder, a training workdir
-data = model.compress(picture)                # uint8 [H, W, 3] or [H, W, 1] -> bytes
-picture = model.decompress(data)              # the same symbols on every machine
-model.estimate(picture)                       # {"z": bits, "y": bits}
+data = model.compress(image)                # uint8 [H, W, 3] or [H, W, 1] -> bytes
+image = model.decompress(data)              # the same symbols on every machine
+model.estimate(image)                       # {"z": bits, "y": bits}
 
-Codecs of 4:2:0 also take a raw frame (`data.frames.Frame`) as a picture, and give it back as such.
+Codecs of 4:2:0 also take a raw frame (`data.frames.Frame`) as an image, and give it back as such.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
+import re
 from collections.abc import Sequence
+from typing import Callable
 
 import numpy as np
 import tensorflow as tf
 
-from khuvcm_tf import bitstream, codecs, errors
+from khuvcm_tf import bitstream
+from khuvcm_tf.bitstream import ops as bitstream_ops
+from khuvcm_tf.codecs import codec as codec_lib
+from khuvcm_tf.codecs.input_format import Planes
 from khuvcm_tf.data import frames
-from khuvcm_tf.entropy import integer_coder
-from khuvcm_tf.ops import color
+from khuvcm_tf.entropy.integer.entropy_model import IntegerEntropyModel
+from khuvcm_tf.model_folders import ModelError
 from khuvcm_tf.ops.padding import padded_size
 
-# Of a fingerprint's 8 bytes, those that stand for the entropy coder; the others for the synthesis.
+# Of a fingerprint's 8 bytes, those of the entropy model; the others are of the synthesis.
 ENTROPY_BYTES = 5
 
-# Memory of a picture's pixel beside the bands, in float32: the picture as bytes and floats, padded
-# and cropped, and what a second branch keeps of the first (measured: 25 for RGB, 46 and 40 more for
+# Memory of an image's pixel beside the bands, in float32: the image as bytes and floats, padded
+# and cropped, and a second branch's inputs from the first (measured: 25 for RGB, 46 and 40 more for
 # 4:2:0 in two branches).
 _BYTES_PER_PIXEL = 64
 _BYTES_PER_PIXEL_OF_BRANCHES = 96
@@ -38,68 +44,61 @@ _BYTES_PER_LATENT = 80
 _BYTES_AT_LEAST = 3 * 2**30
 
 
-class ModelError(errors.Error):
-  """A model that cannot be used, or not for this file or picture."""
-
-
 class Model(tf.Module):
-  """A trained codec: float transforms, exact integer coders, and the fingerprint of both.
+  """A trained codec: float transforms, integer entropy models, and the fingerprint of both.
 
   Args:
     codec: with its weights.
-    coders: the latent coders of its branches in integers.
+    entropy_models: the entropy models of its branches in integers.
     fingerprint: 8 bytes (`khuvcm_tf.model_files`).
-    description: what `model.json` says.
+    description: content of `model.json`.
   """
 
   def __init__(
     self,
-    codec: codecs.Codec,
-    coders: Sequence[integer_coder.IntegerCoder],
+    codec: codec_lib.Codec,
+    entropy_models: Sequence[IntegerEntropyModel],
     fingerprint: bytes,
     description: dict[str, object],
   ):
     super().__init__()
-    self.codec, self.coders = codec, list(coders)
+    self.codec, self.entropy_models = codec, list(entropy_models)
     self.fingerprint, self.description = fingerprint, description
-    # Nothing here branches in Python on tensors; AutoGraph's rewriting would double the first call.
-    graph = functools.partial(tf.function, autograph=False)
-    picture = tf.TensorSpec((None, None, None), tf.uint8, name="picture")
-    planes = tf.TensorSpec((None, None, 1), tf.uint16), tf.TensorSpec((None, None, 2), tf.uint16)
-    substreams, number = tf.TensorSpec((None,), tf.string), tf.TensorSpec((), tf.int32)
-    is_grey = tf.TensorSpec((), tf.bool)
-    self._compress = graph(self.compress_graph, (picture,))
-    self._estimate = graph(self._estimate_graph, (picture,))
-    self._compress_frame = graph(self.compress_frame_graph, (*planes, number))
-    self._decode = graph(self._decode_graph, (substreams, number, number, is_grey))
-    self._decode_frame = graph(self._decode_frame_graph, (substreams, number, number, number))
-    self._decode_luma = graph(self._decode_luma_graph, (substreams, number, number))
+    planes = tuple(
+      tf.TensorSpec((1, None, None, channels), codec.plane_dtype)
+      for channels in codec.input_format.plane_channels
+    )
+    substreams, side = tf.TensorSpec((None,), tf.string), tf.TensorSpec((), tf.int32)
+    # A graph is built when it is first called. Nothing in it branches in Python on tensors;
+    # AutoGraph's rewriting would double the first call.
+    runs, counts = (codec_lib.plain, codec_lib.in_bands), range(1, len(self.entropy_models) + 1)
+    self._encode = {run: _graph(self.encode, run, planes) for run in runs}
+    self._estimate = {run: _graph(self._bits, run, planes) for run in runs}
+    self._decode = {
+      (run, count): _graph(
+        functools.partial(self.decode, branches=count), run, substreams, side, side
+      )
+      for run, count in itertools.product(runs, counts)
+    }
 
-  def compress(self, picture: np.ndarray | frames.Frame) -> bytes:
-    """Compresses a picture.
+  def compress(self, image: np.ndarray | frames.Frame) -> bytes:
+    """Compresses an image.
 
     Args:
-      picture: uint8 [H, W, 3] (RGB) or [H, W, 1] (grey), or a frame of raw 4:2:0 video for codecs
-        of 4:2:0; sides of 1 to 65,535.
+      image: uint8 [H, W, 3] (RGB) or [H, W, 1] (grey), or a frame of raw 4:2:0 video for codecs of
+        4:2:0; sides of 1 to 65,535.
 
     Returns:
       The content of a .kvc file.
 
     Raises:
-      ModelError: the picture is of another shape or type, or cannot be coded.
+      ModelError: the image is of another shape or type, or cannot be coded.
     """
-    try:
-      if isinstance(picture, frames.Frame):
-        self.check_frames()
-        frames.check_frame(picture, "the frame")
-        self._check_memory(*picture.y.shape)
-        planes = levels_of(picture)
-        return self._compress_frame(*planes, picture.bits).numpy()
-      picture = checked(picture)
-      self._check_memory(*picture.shape[:2])
-      return self._compress(picture).numpy()
-    except tf.errors.InvalidArgumentError as error:
-      raise ModelError(f"the picture cannot be coded: {assertion(error)}") from error
+    with _inputs_named():
+      planes, input_format, bits = self._planes(image)
+      substreams = self._encode[self._run(planes)](planes).numpy().tolist()
+    header = bitstream.Header(self.fingerprint, input_format, bits, *planes[0].shape[1:3])
+    return bitstream.pack(header, substreams)
 
   def decompress(
     self,
@@ -112,14 +111,14 @@ class Model(tf.Module):
 
     Args:
       data: the file's bytes.
-      max_pixels: larger pictures are refused before anything is allocated for them.
-      allow_other_synthesis: whether a file of a model with the same entropy coder and another
+      max_pixels: larger images are refused before anything is allocated for them.
+      allow_other_synthesis: whether a file of a model with the same entropy model and another
         synthesis is decoded too: with the same symbols to other pixels.
       luma_only: whether a grey preview is decoded, from luma's substreams alone; for codecs that
         code luma by itself.
 
     Returns:
-      uint8 [H, W, 3], or [H, W, 1] of a grey picture or preview; a frame where one was compressed.
+      uint8 [H, W, 3], or [H, W, 1] of a grey image or preview; a frame where one was compressed.
 
     Raises:
       bitstream.BitstreamError: the file is damaged, foreign or too large.
@@ -128,184 +127,163 @@ class Model(tf.Module):
     header, substreams = bitstream.parse(data, max_pixels)
     self._check_fingerprint(header.fingerprint, allow_other_synthesis)
     self._check_kind(header.input_format, len(substreams))
-    if luma_only and len(self.coders) == 1:
+    if luma_only and len(self.entropy_models) == 1:
       raise ModelError(
         f"a model of codec {self.description['codec']} codes luma and chroma together, expected "
-        "one of cross_component for luma alone; decode the whole picture"
+        "one of cross_component for luma alone; decode the whole image"
       )
     self._check_memory(header.height, header.width)
     size = header.height, header.width
-    if luma_only:
-      picture, exact = self._decode_luma(substreams, *size)
-    elif header.input_format == bitstream.YCBCR420:
-      (y, uv), exact = self._decode_frame(substreams, *size, header.bit_depth)
-      picture = frame_of(y.numpy(), uv.numpy(), header.bit_depth)
-    else:
-      picture, exact = self._decode(substreams, *size, header.input_format == bitstream.GREY)
+    branches = 1 if luma_only else len(self.entropy_models)
+    planes, exact = self._decode[self.codec.run_for(*size), branches](substreams, *size)
     if not exact:
       raise bitstream.BitstreamError(_INEXACT)
-    return picture if isinstance(picture, frames.Frame) else picture.numpy()
+    input_format = self.codec.input_format
+    if header.input_format == bitstream.YCBCR420 and not luma_only:
+      y, uv = input_format.planes_to_frame(planes, header.bit_depth)
+      return planes_to_frame(y.numpy(), uv.numpy(), header.bit_depth)
+    is_grey = luma_only or header.input_format == bitstream.GREY
+    return input_format.planes_to_image(planes, tf.constant(is_grey)).numpy()
 
-  def estimate(self, picture: np.ndarray) -> dict[str, float]:
-    """Returns the bits that the integer tables give to each substream of a picture.
+  def estimate(self, image: np.ndarray | frames.Frame) -> dict[str, float]:
+    """Returns the bits that the integer tables give to each substream of an image.
 
     Raises:
       ModelError: as `compress`.
     """
-    try:
-      bits = self._estimate(checked(picture))
-    except tf.errors.InvalidArgumentError as error:
-      raise ModelError(f"the picture cannot be coded: {assertion(error)}") from error
+    with _inputs_named():
+      planes, _, _ = self._planes(image)
+      bits = self._estimate[self._run(planes)](planes)
     return dict(zip(self.codec.substreams, bits.numpy().tolist()))
 
-  def compress_graph(self, picture: tf.Tensor) -> tf.Tensor:
-    """`compress` of a picture as TensorFlow ops: uint8 [H, W, 1 or 3] -> scalar string."""
-    input_format = tf.where(tf.shape(picture)[2] == 1, bitstream.GREY, bitstream.RGB)
-    return self._packed(self._planes(picture), input_format, 8)
-
-  def decompress_graph(self, data: tf.Tensor) -> tf.Tensor:
-    """`decompress` to a picture as TensorFlow ops: scalar string -> uint8 [H, W, 1 or 3].
-
-    What `decompress` raises ends in `tf.errors.InvalidArgumentError` with the same text.
-    """
-    header, substreams = self._unpacked(data, bitstream.RGB, bitstream.GREY)
-    grey = header.input_format == bitstream.GREY
-    picture, exact = self._decode_graph(substreams, header.height, header.width, grey)
-    with tf.control_dependencies([tf.debugging.Assert(exact, [_INEXACT])]):
-      return tf.identity(picture)
-
-  def compress_frame_graph(self, y: tf.Tensor, uv: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
-    """`compress` of a frame as TensorFlow ops.
+  def encode(self, run: codec_lib.Run, planes: Planes) -> tf.Tensor:
+    """Encodes planes as TensorFlow ops.
 
     Args:
-      y, uv: levels, uint16 [H, W, 1] and [ceil(H/2), ceil(W/2), 2].
-      bits: int32 scalar, 8 or 10.
+      run: how transforms are applied.
+      planes: of the codec's input format.
+
+    Returns:
+      The substreams, string [n].
+    """
+    return self._coded(run, planes, lambda model, y, z: model.encode(y, z))
+
+  def decode(
+    self, run: codec_lib.Run, substreams: tf.Tensor, height, width, branches: int | None = None
+  ):
+    """Decodes planes as TensorFlow ops.
+
+    Args:
+      run: how transforms are applied.
+      substreams: string [n].
+      height, width: of the image in pixels.
+      branches: how many of the first ones are decoded; None: all.
+
+    Returns:
+      The planes, neither rounded nor clipped, and whether the substreams are exact, a scalar bool.
+    """
+    rows, columns = (
+      padded_size(side, self.codec.stride) // self.codec.latent_stride for side in (height, width)
+    )
+    context, exact, first = codec_lib.Context(run), True, 0
+    for branch, model in zip(self.codec.branches, self.entropy_models[:branches]):
+      last = first + len(model.substreams)
+      decoded = model.decode(substreams[first:last], rows, columns)
+      context = context.after(branch, decoded.y_hat)
+      exact, first = exact & decoded.exact, last
+    return self.codec.reconstruction(context, height, width), exact
+
+  def compress_graph(self, planes: Planes, input_format, bits) -> tf.Tensor:
+    """`compress` of planes as TensorFlow ops.
+
+    Args:
+      planes: of the codec's input format.
+      input_format, bits: int32 scalars, for the header.
 
     Returns:
       Scalar string.
     """
-    wrong = ["planes or levels are not those of 4:2:0 frames of `bits`; give chroma half the sides"]
-    checks = [
-      tf.debugging.Assert(tf.reduce_all(tf.shape(uv)[:2] == (tf.shape(y)[:2] + 1) // 2), wrong),
-      *(
-        tf.debugging.Assert(
-          tf.reduce_max(tf.cast(each, tf.int32)) < tf.bitwise.left_shift(1, bits), wrong
-        )
-        for each in (y, uv)
-      ),
-    ]
-    with tf.control_dependencies(checks):
-      scale = tf.cast(tf.bitwise.left_shift(1, bits - 8), self.codec.sample_dtype)
-    planes = tuple(tf.cast(each[tf.newaxis], scale.dtype) / scale for each in (y, uv))
-    return self._packed(planes, bitstream.YCBCR420, bits)
+    height, width = tf.unstack(tf.shape(planes[0])[1:3])
+    fingerprint = tf.constant(self.fingerprint)
+    header = bitstream.Header(fingerprint, input_format, bits, height, width)
+    return bitstream_ops.pack(header, self.encode(codec_lib.in_bands, planes))
 
-  def decompress_frame_graph(self, data: tf.Tensor):
-    """`decompress` to a frame as TensorFlow ops: scalar string -> (y, uv, bits) as above."""
-    header, substreams = self._unpacked(data, bitstream.YCBCR420)
-    planes, exact = self._decode_frame_graph(
-      substreams, header.height, header.width, header.bit_depth
-    )
-    with tf.control_dependencies([tf.debugging.Assert(exact, [_INEXACT])]):
-      return *(tf.identity(plane) for plane in planes), tf.identity(header.bit_depth)
+  def decompress_graph(self, data: tf.Tensor, *input_formats: int):
+    """`decompress` to planes as TensorFlow ops, of files that hold one of the input formats.
 
-  def _unpacked(self, data, *formats: int):
-    """Returns the header and substreams of a file of this model that holds one of the formats."""
-    header, substreams, status = bitstream.unpack(
+    Errors of `decompress` end in `tf.errors.InvalidArgumentError` with the same text.
+
+    Args:
+      data: scalar string.
+      *input_formats: as in the header.
+
+    Returns:
+      The planes, and the header.
+    """
+    header, substreams, status = bitstream_ops.unpack(
       data, tf.constant(bitstream.DEFAULT_MAX_PIXELS, tf.int64)
     )
-    with tf.control_dependencies([bitstream.assert_valid(status)]):
+    with tf.control_dependencies([bitstream_ops.assert_valid(status)]):
       checks = [
         tf.debugging.Assert(
           header.fingerprint == self.fingerprint,
           ["the file was made with another model; use the one that wrote it"],
         ),
         tf.debugging.Assert(
-          tf.reduce_any(header.input_format == tf.constant(formats))
+          tf.reduce_any(header.input_format == tf.constant(input_formats))
           & (tf.size(substreams) == len(self.codec.substreams)),
-          ["the file holds another kind of picture; use the model and signature that wrote it"],
+          ["the file holds another kind of image; use the model and signature that wrote it"],
         ),
       ]
     with tf.control_dependencies(checks):
-      return tf.nest.map_structure(tf.identity, header), tf.identity(substreams)
+      header, substreams = tf.nest.map_structure(tf.identity, (header, substreams))
+    planes, exact = self.decode(codec_lib.in_bands, substreams, header.height, header.width)
+    with tf.control_dependencies([tf.debugging.Assert(exact, [_INEXACT])]):
+      return tf.nest.map_structure(tf.identity, (planes, header))
 
-  def _planes(self, picture):
-    """Returns the planes of a picture [H, W, 1 or 3]."""
-    rgb = tf.tile(picture, [1, 1, 3 // tf.shape(picture)[2]])
-    return self.codec.planes(tf.ensure_shape(rgb, (None, None, 3))[tf.newaxis])
+  def _planes(self, image: np.ndarray | frames.Frame):
+    """Returns planes, input format and bit depth of an image or frame, or raises ModelError."""
+    form, dtype = self.codec.input_format, self.codec.plane_dtype
+    if isinstance(image, frames.Frame):
+      self.check_frames()
+      y, uv = frame_to_planes(image)
+      self._check_memory(*y.shape[:2])
+      planes = form.frame_to_planes(tf.constant(y), tf.constant(uv), image.bits, dtype)
+      return planes, bitstream.YCBCR420, image.bits
+    image = checked(image)
+    self._check_memory(*image.shape[:2])
+    input_format = bitstream.GREY if image.shape[2] == 1 else bitstream.RGB
+    return form.image_to_planes(tf.constant(image), dtype), input_format, 8
 
-  def _packed(self, planes, input_format, bits):
-    """Returns the file of planes."""
-    height, width = tf.shape(planes[0])[1], tf.shape(planes[0])[2]
-    substreams = self._coded(planes, lambda coder, y, z: coder.encode(y, z))
-    fingerprint = tf.constant(self.fingerprint)
-    header = bitstream.Header(fingerprint, input_format, bits, height, width)
-    return bitstream.pack(header, substreams)
+  def _run(self, planes: Planes) -> codec_lib.Run:
+    return self.codec.run_for(*planes[0].shape[1:3])
 
-  def _coded(self, planes, code):
+  def _bits(self, run: codec_lib.Run, planes: Planes) -> tf.Tensor:
+    return self._coded(run, planes, lambda model, y, z: list(model.estimate(y, z).values()))
+
+  def _coded(self, run: codec_lib.Run, planes: Planes, code: Callable) -> tf.Tensor:
     """Codes the latents of planes, one branch after the other.
 
     Args:
-      planes: of a picture.
-      code: (integer coder, y, z) -> what is coded, a value for each substream.
+      run: how transforms are applied.
+      planes: of the codec's input format.
+      code: (integer entropy model, y, z) -> its substreams, or their bits.
 
     Returns:
-      What was coded, for all substreams.
+      The results of `code` for all substreams, [n].
     """
-    coders, results = iter(self.coders), []
-
-    def pass_on(branch, y):
-      coder, z = next(coders), branch.latent_coder.side_information(y)
-      results.append(code(coder, y, z))
-      return coder.y_hat(y, z)
-
-    self.codec.encode(planes, pass_on)
-    return tf.concat(results, axis=0)
-
-  def _estimate_graph(self, picture):
-    return self._coded(
-      self._planes(picture), lambda coder, y, z: list(coder.estimate(y, z).values())
-    )
-
-  def _decode_graph(self, substreams, height, width, grey):
-    """Returns uint8 [H, W, 3], or [H, W, 1] where `grey`, and whether the substreams are exact."""
-    planes, exact = self._decoded(self.coders, substreams, height, width)
-    form = self.codec.picture_format
-    picture = tf.cond(
-      grey,
-      lambda: color.levels(form.grey(planes)),
-      lambda: color.levels(form.rgb(planes)),
-    )
-    return picture[0], exact
-
-  def _decode_frame_graph(self, substreams, height, width, bits):
-    """Returns levels, uint16 [H, W, 1] and [h, w, 2], and whether the substreams are exact."""
-    planes, exact = self._decoded(self.coders, substreams, height, width)
-    scale = tf.cast(tf.bitwise.left_shift(1, bits - 8), self.codec.sample_dtype)
-    most = 256.0 * scale - 1.0
-    levels = (tf.clip_by_value(tf.round(plane[0] * scale), 0.0, most) for plane in planes)
-    return tuple(tf.cast(each, tf.uint16) for each in levels), exact
-
-  def _decode_luma_graph(self, substreams, height, width):
-    """Returns uint8 [H, W, 1] of the first branch, and whether its substreams are exact."""
-    planes, exact = self._decoded(self.coders[:1], substreams, height, width)
-    return color.levels(self.codec.picture_format.grey(planes))[0], exact
-
-  def _decoded(self, coders, substreams, height, width):
-    """Returns the planes that the first branches tell, and whether their substreams are exact."""
-    rows, columns = (
-      padded_size(side, self.codec.stride) // self.codec.latent_stride for side in (height, width)
-    )
-    y_hats, exact, first = [], True, 0
-    for coder in coders:
-      last = first + len(coder.substreams)
-      decoded = coder.decode(substreams[first:last], rows, columns)
-      y_hats.append(decoded.y_hat)
-      exact, first = exact & decoded.exact, last
-    return self.codec.decode(y_hats, height, width), exact
+    x, context, coded = self.codec.samples(planes), codec_lib.Context(run), []
+    for branch, model in zip(self.codec.branches, self.entropy_models):
+      y = branch.analyze(x, context)
+      z = branch.entropy_model.side_information(y)
+      coded.append(code(model, y, z))
+      if branch is not self.codec.branches[-1]:
+        context = context.after(branch, model.y_hat(y, z))
+    return tf.concat(coded, axis=0)
 
   def check_frames(self):
     """Raises ModelError where raw frames cannot be compressed: the codec is not one of 4:2:0."""
-    if not self.codec.picture_format.has_frames:
+    if not self.codec.input_format.has_frames:
       raise ModelError(
         f"codec {self.description['codec']} is not one of 4:2:0, expected one for raw "
         "frames (luma_chroma420 or cross_component); convert the frame to RGB, or use such a model"
@@ -314,7 +292,7 @@ class Model(tf.Module):
   def _check_kind(self, input_format: int, number: int):
     """Raises BitstreamError where a file does not hold what the model codes."""
     known = {bitstream.RGB: "RGB", bitstream.GREY: "grey"}
-    if self.codec.picture_format.has_frames:
+    if self.codec.input_format.has_frames:
       known[bitstream.YCBCR420] = "YCbCr 4:2:0"
     if input_format not in known:
       expected = ", ".join(f"{value} ({name})" for value, name in known.items())
@@ -344,22 +322,27 @@ class Model(tf.Module):
       )
 
   def _check_memory(self, height: int, width: int):
-    """Raises ModelError where a picture needs more memory than the machine has left."""
-    depth = sum(coder.depth for coder in self.coders)
+    """Raises ModelError where an image needs more memory than the machine has left."""
+    depth = sum(model.depth for model in self.entropy_models)
     latents = height * width / self.codec.latent_stride**2 * depth
-    per_pixel = _BYTES_PER_PIXEL if len(self.coders) == 1 else _BYTES_PER_PIXEL_OF_BRANCHES
-    per_pixel *= self.codec.sample_dtype.size // 4
+    per_pixel = _BYTES_PER_PIXEL if len(self.entropy_models) == 1 else _BYTES_PER_PIXEL_OF_BRANCHES
+    per_pixel *= self.codec.plane_dtype.size // 4
     needed = _BYTES_AT_LEAST + height * width * per_pixel + latents * _BYTES_PER_LATENT
     free = free_memory() if height * width > 2**22 else None
     if free is not None and needed > free:
       raise ModelError(
-        f"a picture of {width}x{height} pixels needs about {needed / 2**30:.1f} GiB of memory, "
+        f"an image of {width}x{height} pixels needs about {needed / 2**30:.1f} GiB of memory, "
         f"but {free / 2**30:.1f} GiB are free; code it in parts or on a larger machine"
       )
 
 
+def _graph(function: Callable, run: codec_lib.Run, *signature):
+  """Returns the graph of a function whose first argument is how transforms are applied."""
+  return tf.function(functools.partial(function, run), signature, autograph=False)
+
+
 def free_memory() -> int | None:
-  """Returns the bytes that programs may still take, None where the system does not tell."""
+  """Returns the bytes of memory that are free, None where the system does not say."""
   with contextlib.suppress(OSError, ValueError, StopIteration):
     # Of Linux: unlike SC_AVPHYS_PAGES it counts the cache of files, which gives way.
     with open("/proc/meminfo", encoding="ascii") as lines:
@@ -370,47 +353,59 @@ def free_memory() -> int | None:
   return None
 
 
+@contextlib.contextmanager
+def _inputs_named():
+  """Within, an assertion that fails in a graph is a ModelError about the image."""
+  try:
+    yield
+  except tf.errors.InvalidArgumentError as error:
+    raise ModelError(f"the image cannot be coded: {assertion(error)}") from error
+
+
 _INEXACT = (
   "the substreams hold other bytes than their symbols encode to: the file is damaged; "
   "copy it again from its source"
 )
 
 
-def checked(picture: np.ndarray) -> np.ndarray:
-  """Returns a picture as [H, W, 1 or 3], or raises ModelError."""
-  if isinstance(picture, frames.Frame):
+def checked(image: np.ndarray) -> np.ndarray:
+  """Returns an image as [H, W, 1 or 3], or raises ModelError."""
+  if isinstance(image, frames.Frame):
     raise ModelError(
-      "found a raw frame, expected a picture, uint8 [H, W, 3] or [H, W, 1]; convert it "
+      "found a raw frame, expected an image, uint8 [H, W, 3] or [H, W, 1]; convert it "
       "(frames.to_rgb)"
     )
-  picture = np.asarray(picture)
-  if picture.ndim == 2:
-    picture = picture[..., np.newaxis]
-  shape = picture.shape
+  image = np.asarray(image)
+  if image.ndim == 2:
+    image = image[..., np.newaxis]
+  shape = image.shape
   sides = len(shape) == 3 and 1 <= min(shape[:2]) and max(shape[:2]) <= bitstream.MAX_SIDE
-  if not sides or shape[2] not in (1, 3) or picture.dtype != np.uint8:
+  if not sides or shape[2] not in (1, 3) or image.dtype != np.uint8:
     raise ModelError(
-      f"`picture` is {picture.dtype} {list(shape)}, expected uint8 [H, W, 3] or [H, W, 1] with "
+      f"`image` is {image.dtype} {list(shape)}, expected uint8 [H, W, 3] or [H, W, 1] with "
       f"sides of 1 to {bitstream.MAX_SIDE}"
     )
-  return picture
+  return image
 
 
-def levels_of(frame: frames.Frame) -> tuple[np.ndarray, np.ndarray]:
+def frame_to_planes(frame: frames.Frame) -> tuple[np.ndarray, np.ndarray]:
   """Returns a frame's y [H, W, 1] and uv [h, w, 2], uint16, or raises FrameError."""
   frames.check_frame(frame, "the frame")
   y, cb, cr = (plane.astype(np.uint16) for plane in frame[:3])
   return y[..., np.newaxis], np.stack([cb, cr], axis=-1)
 
 
-def frame_of(y: np.ndarray, uv: np.ndarray, bits: int) -> frames.Frame:
-  """Returns the frame of `levels_of`."""
+def planes_to_frame(y: np.ndarray, uv: np.ndarray, bits: int) -> frames.Frame:
+  """Undoes `frame_to_planes`."""
   dtype = np.uint8 if bits == 8 else np.uint16
   planes = (y[..., 0], uv[..., 0], uv[..., 1])
   return frames.Frame(*(plane.astype(dtype) for plane in planes), bits)
 
 
 def assertion(error: tf.errors.InvalidArgumentError) -> str:
-  """Returns the words of a `tf.debugging.Assert` that failed, on one line."""
-  words = error.message.split("assertion failed: ")[-1]
-  return words.splitlines()[0].replace("[", "").replace("]", "")
+  """Returns the text of a `tf.debugging.Assert` that failed, eagerly or in a graph, on one line."""
+  _, is_eager, data = error.message.partition("Summarized data: ")
+  if is_eager:  # The repr of each part on a line of its own.
+    return " ".join(re.sub(r"""^b(['"])(.*)\1$""", r"\2", line) for line in data.splitlines())
+  text = error.message.split("assertion failed: ")[-1]
+  return text.splitlines()[0].replace("[", "").replace("]", "")

@@ -11,9 +11,7 @@ then the first 3 of SHA-256 over the synthesis weights as stored. Files carry it
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import importlib.resources
 import json
 import os
 import shutil
@@ -22,19 +20,28 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from khuvcm_tf import codecs, coding
-from khuvcm_tf.entropy import exact, integer_coder
+from khuvcm_tf import codecs, coding, layers
+from khuvcm_tf.codecs import codec as codec_lib
+from khuvcm_tf.entropy import calibration
+from khuvcm_tf.entropy.integer.entropy_model import InexactArithmetic, within
+from khuvcm_tf.model_folders import (
+  FORMAT,
+  find,
+  read_description,
+  read_fingerprint,
+  reason,
+  write_fingerprint,
+)
 
-_FORMAT = 1
 # Greatest loss of bits that integers may cost against floats.
-LOSS_LIMIT = 0.005
+MAX_LOSS = 0.005
 
 
 def save(
   folder: str,
-  codec: codecs.Codec,
+  codec: codec_lib.Codec,
   description: dict[str, object],
-  pictures: Sequence[np.ndarray],
+  images: Sequence[np.ndarray],
   weights_dtype: str = "float32",
 ) -> coding.Model:
   """Converts a trained codec and writes its folder, whole or not at all.
@@ -43,14 +50,14 @@ def save(
     folder: to write; an earlier one is replaced.
     codec: trained; its weights are rounded to `weights_dtype` in place.
     description: at least "codec" and "arguments"; what `model.json` will say.
-    pictures: uint8 [H, W, 3], on which integers are calibrated and their loss is measured.
+    images: uint8 [H, W, 3], on which integers are calibrated and their loss is measured.
     weights_dtype: "float32" or "float16".
 
   Returns:
     The model, as `load` would give it.
 
   Raises:
-    coding.ModelError: a weight is not finite, integers would cost more than LOSS_LIMIT, `folder`
+    coding.ModelError: a weight is not finite, integers would cost more than MAX_LOSS, `folder`
       holds something else than a model, or it cannot be written.
   """
   _check_replaceable(folder)
@@ -65,27 +72,27 @@ def save(
       f"whose weights fit {weights_dtype}; train it again at a lower learning rate"
     )
   codec.assign_weights(weights)
-  latents = [codec.latents(codec.planes(picture[np.newaxis])) for picture in pictures]
+  latents = [codec.latents(codec.planes(image[np.newaxis])) for image in images]
   try:
     conversions = [
-      exact.convert(branch.latent_coder, y, LOSS_LIMIT)
+      calibration.convert(branch.entropy_model, y, MAX_LOSS)
       for branch, y in zip(codec.branches, zip(*latents))
     ]
   except (ValueError, tf.errors.InvalidArgumentError) as error:
     is_ours = isinstance(error, ValueError)
     raise coding.ModelError(
       f"the model was not converted to integers: {error if is_ours else coding.assertion(error)}; "
-      "train it longer or on more varied pictures"
+      "train it longer or on more varied images"
     ) from error
-  coders = [conversion.coder for conversion in conversions]
-  states = dict(zip(codec.branches, (coder.state() for coder in coders)))
-  integers = codec.prefixed(states.get)
+  entropy_models = [conversion.model for conversion in conversions]
+  arrays = dict(zip(codec.branches, (model.to_arrays() for model in entropy_models)))
+  integers = codec.prefixed(arrays.get)
   # Of the branch where it is the greatest.
   loss = max(conversion.loss for conversion in conversions)
-  description = {"format": _FORMAT, **description, "integer_loss": loss}
+  description = {"format": FORMAT, **description, "integer_loss": loss}
   fingerprint = _fingerprint(description["codec"], integers, weights)
   _write(folder, description, weights, integers, fingerprint)
-  return coding.Model(codec, coders, fingerprint, description)
+  return coding.Model(codec, entropy_models, fingerprint, description)
 
 
 def load(path_or_name: str, precision: str = "float32") -> coding.Model:
@@ -111,18 +118,19 @@ def load(path_or_name: str, precision: str = "float32") -> coding.Model:
         f"{folder} is damaged: its fingerprint is {fingerprint.hex()}, expected {stored.hex()} as "
         "stored with it; copy it again from its source"
       )
-    codec = codecs.create(description["codec"], precision, **description["arguments"])
+    with layers.weights_assigned():
+      codec = codecs.create(description["codec"], precision, **description["arguments"])
     codec.assign_weights(weights)
-    coders = _coders(codec, integers)
-    for coder in coders:
-      coder.check_arithmetic()
-  except (coding.ModelError, integer_coder.InexactArithmetic):
+    entropy_models = _entropy_models(codec, integers)
+    for model in entropy_models:
+      model.check_arithmetic()
+  except (coding.ModelError, InexactArithmetic):
     raise
   except Exception as error:  # numpy, zipfile and zlib raise whatever damage leads them to.
     raise coding.ModelError(
-      f"{folder} is not a whole model: {_reason(error)}; copy it again from its source"
+      f"{folder} is not a whole model: {reason(error)}; copy it again from its source"
     ) from error
-  return coding.Model(codec, coders, fingerprint, description)
+  return coding.Model(codec, entropy_models, fingerprint, description)
 
 
 def read_weights(path_or_name: str) -> dict[str, np.ndarray]:
@@ -132,90 +140,17 @@ def read_weights(path_or_name: str) -> dict[str, np.ndarray]:
     return _read_arrays(os.path.join(folder, "weights.npz"))
   except (OSError, ValueError) as error:
     raise coding.ModelError(
-      f"{folder} is not a whole model: {_reason(error)}; copy it again from its source"
+      f"{folder} is not a whole model: {reason(error)}; copy it again from its source"
     ) from error
 
 
-def describe(path_or_name: str) -> dict[str, object]:
-  """Returns what `model.json` says of a model that is named as for `load`."""
-  folder = find(path_or_name)
-  try:
-    return read_description(folder)
-  except (OSError, ValueError, RecursionError) as error:
-    raise coding.ModelError(
-      f"{folder} is not a whole model: {_reason(error)}; copy it again from its source"
-    ) from error
-
-
-def shipped() -> dict[str, str]:
-  """Returns shipped models, name: folder: those in $KHUVCM_MODELS, then those of the package."""
-  found = {}
-  for root in _roots():
-    if os.path.isdir(root):
-      for name in sorted(os.listdir(root)):
-        if os.path.isfile(os.path.join(root, name, "model.json")):
-          found.setdefault(name, os.path.join(root, name))
-  return found
-
-
-def names() -> list[str]:
-  """Returns the names of shipped models."""
-  return list(shipped())
-
-
-def find(path_or_name: str) -> str:
-  """Returns the folder of a model that is named as for `load`."""
-  for folder in (path_or_name, os.path.join(path_or_name, "model")):
-    if os.path.isfile(os.path.join(folder, "model.json")):
-      return folder
-  if path_or_name in shipped():
-    return shipped()[path_or_name]
-  if os.path.isdir(os.path.join(path_or_name, "checkpoints")):
-    raise coding.ModelError(
-      f"{path_or_name} holds a run that has not ended: run bin/train.py on it to its end first"
-    )
-  raise coding.ModelError(
-    f"no model at {path_or_name!r}, expected a model's folder, a training workdir, or one of "
-    f"the shipped: {', '.join(names()) or 'none'}"
-  )
-
-
-def find_by_fingerprint(fingerprint: bytes) -> str | None:
-  """Returns the name of the shipped model that wrote a file, or None."""
-  for name, folder in shipped().items():
-    # A damaged model must not hide the others.
-    with contextlib.suppress(OSError, ValueError):
-      if read_fingerprint(folder) == fingerprint:
-        return name
-  return None
-
-
-def read_fingerprint(folder: str) -> bytes:
-  """Returns the 8 bytes stored in a folder."""
-  with open(os.path.join(folder, "fingerprint"), encoding="ascii") as file:
-    return bytes.fromhex(file.read().strip())
-
-
-def write_fingerprint(folder: str, fingerprint: bytes) -> None:
-  """Stores 8 bytes in a folder, as 16 hexadecimal digits."""
-  with open(os.path.join(folder, "fingerprint"), "w", encoding="ascii") as file:
-    file.write(fingerprint.hex() + "\n")
-
-
-def _roots() -> list[str]:
-  roots = [os.environ["KHUVCM_MODELS"]] if os.environ.get("KHUVCM_MODELS") else []
-  try:
-    return roots + [str(importlib.resources.files("khuvcm_tf.models"))]
-  except ModuleNotFoundError:  # a checkout that is not installed
-    return roots + [os.path.join(os.path.dirname(os.path.dirname(__file__)), "models")]
-
-
-def _coders(codec: codecs.Codec, integers: dict[str, np.ndarray]):
-  """Returns the integer coder of each branch."""
-  if len(codec.branches) == 1:
-    return [exact.from_state(codec.branches[0].latent_coder, integers)]
+def _entropy_models(codec: codec_lib.Codec, integers: dict[str, np.ndarray]):
+  """Returns the integer entropy model of each branch."""
+  alone = len(codec.branches) == 1
   return [
-    exact.from_state(branch.latent_coder, integer_coder.within(integers, branch.name))
+    branch.entropy_model.integer_class.from_arrays(
+      integers if alone else within(integers, branch.name)
+    )
     for branch in codec.branches
   ]
 
@@ -242,25 +177,6 @@ def _is_of_synthesis(name: str) -> bool:
   return any(part.startswith("synthesis") for part in name.split("/")[:2])
 
 
-def read_description(folder: str) -> dict[str, object]:
-  """Returns what `model.json` says."""
-  with open(os.path.join(folder, "model.json"), encoding="utf-8") as file:
-    description = json.load(file)
-  if not isinstance(description, dict):
-    raise ValueError("model.json holds no object")
-  missing = [key for key in ("format", "codec", "arguments") if key not in description]
-  if missing:
-    raise ValueError(f"model.json has no {', '.join(missing)}")
-  if not isinstance(description["codec"], str) or not isinstance(description["arguments"], dict):
-    raise ValueError("model.json names no codec or no arguments")
-  if description["format"] != _FORMAT:
-    raise coding.ModelError(
-      f"{folder} has model format {description['format']}, expected {_FORMAT}; use the version of "
-      "the package that wrote it"
-    )
-  return description
-
-
 def _read_arrays(path: str) -> dict[str, np.ndarray]:
   try:
     with np.load(path, allow_pickle=False) as arrays:
@@ -268,14 +184,7 @@ def _read_arrays(path: str) -> dict[str, np.ndarray]:
   except FileNotFoundError:
     raise
   except Exception as error:
-    raise ValueError(f"{os.path.basename(path)}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-  """Returns an error's words on one line."""
-  if isinstance(error, OSError) and error.strerror:
-    return f"{os.path.basename(error.filename or '')}: {error.strerror}"
-  return " ".join(str(error).split()) or type(error).__name__
+    raise ValueError(f"{os.path.basename(path)}: {reason(error)}") from error
 
 
 def _check_replaceable(folder: str):

@@ -1,17 +1,17 @@
-"""What happens around the `main` of every program in `bin/`.
+"""Runs the `main` of a program in `bin/`: flags before it, errors and the exit code after it.
 
-A program defines its flags, imports what it needs inside `main`, and ends in
+A program defines its flags, imports TensorFlow only inside `main`, and ends in
 
     if __name__ == "__main__":
       program.run(main)
 
-TensorFlow takes seconds to import; a program that imports it only inside `main` answers
-`--helpshort` and a mistyped flag at once. absl's flags and logging are used, but not its `app.run`:
-TensorFlow 2.14 leaves absl a call for after the start, and where absl has already started, that
-call comes in the middle of the import, after which `==` of tensors in graphs compares identities.
+TensorFlow takes seconds to import; with the import inside `main`, `--helpshort` and a mistyped flag
+need no such wait. absl's flags and logging are used, but not its `app.run`: TensorFlow 2.14
+registers a call with absl that is to run after the start. Where absl has already started, that
+call runs in the middle of the import, and `==` of tensors in graphs then compares identities.
 
 What ends the program     On stderr                                             Exit code
-`main` returned           nothing of ours                                       0
+`main` returned           nothing from here                                     0
 `--help`, `--helpshort`   nothing; the help goes to stdout                      0
 wrong flags or arguments  PROGRAM: error: what is wrong                         1
 `errors.Error`            PROGRAM: error: its text                              1
@@ -19,7 +19,7 @@ an error of the system    PROGRAM: error: what failed and the file              
 memory has run out        PROGRAM: error: out of memory: ...                    1
 any other exception       PROGRAM: unexpected error: ...                        1
 Ctrl-C                    PROGRAM: interrupted                                  130
-the reader of stdout left nothing                                               1
+stdout was closed         nothing                                               1
 
 Each of these is one line, with the traceback before it under `--debug`.
 """
@@ -39,25 +39,24 @@ from absl import app, flags, logging
 from khuvcm_tf.errors import Error
 
 DEBUG = flags.DEFINE_bool(
-  "debug", False, "Show tracebacks, and where and when each line was logged; let TensorFlow talk."
+  "debug",
+  False,
+  "Show tracebacks, TensorFlow's own messages, and where and when each line was logged.",
 )
 NUM_THREADS = flags.DEFINE_integer(
   "num_threads",
   0,
-  "Threads that TensorFlow may use within an operation, and for operations side by side; "
+  "Threads that TensorFlow uses within an operation, and operations that it runs at once; "
   "0: one for each core.",
   lower_bound=0,
 )
 
 
 def run(main: Callable[[], None]) -> None:
-  """Runs `main()` after the flags are parsed, and leaves the process with its exit code.
+  """Parses the flags, runs `main()` and ends the process with its exit code.
 
-  A file name or other argument that belongs to no flag is an error: it is most often the
-  rest of a pattern that the shell has expanded.
-
-  Args:
-    main: the program.
+  An argument that belongs to no flag is an error: most often the shell has expanded a pattern into
+  several file names.
   """
   rest = _parse_flags(sys.argv)
   if rest:
@@ -69,11 +68,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def run_on_files(main: Callable[[list[str]], None]) -> None:
-  """Runs `main(files)` with the arguments that belong to no flag; there must be at least one.
-
-  Args:
-    main: the program; takes the file names as they were typed.
-  """
+  """Runs `main(files)` as `run` does, with the arguments that belong to no flag, at least one."""
   files = _parse_flags(sys.argv)
   if not files:
     _fail("error: found no file name, expected at least one: --helpshort shows how to call")
@@ -81,32 +76,32 @@ def run_on_files(main: Callable[[list[str]], None]) -> None:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-  """Parses the flags; returns what is left beside the program's name."""
+  """Parses the flags; returns the arguments that belong to none."""
   app.define_help_flags()
   for holder in (DEBUG, NUM_THREADS):  # so that --helpshort lists them as the program's own
     flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[holder.name])
   try:
     rest = flags.FLAGS(argv)[1:]
   except flags.Error as error:
-    # absl says "flag --x=None: Flag --x must have a value other than None." of a missing flag.
+    # absl's text for a missing flag: "flag --x=None: Flag --x must have a value other than None."
     required = r"flag --(\S+)=None: Flag --\1 must have a value other than None\."
     text = re.sub(required, r"the flag --\1 is required", str(error))
     _fail(f"error: {_one_line(text)} (--helpshort lists the flags)")
   except SystemExit as end:
-    # Only the help flags leave from here, and absl lets them leave with 1.
+    # Only the help flags exit here, and absl's exit code for them is 1.
     raise SystemExit(0) from end
   return rest
 
 
 def _run_guarded(main: Callable[[], None]) -> None:
-  """Runs `main` within its surroundings and turns its end into an exit code."""
+  """Prepares TensorFlow and logging, runs `main`, and turns an exception into an exit code."""
   try:
     _prepare_tensorflow()
     _prepare_logging()
     main()
     sys.stdout.flush()
   except BrokenPipeError:
-    # The reader, such as `head`, has seen enough; nothing may be written to it on the way out.
+    # The reader, such as `head`, has closed the pipe: Python must not flush into it at its exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(1)
   except KeyboardInterrupt:
@@ -116,6 +111,7 @@ def _run_guarded(main: Callable[[], None]) -> None:
 
 
 def _describe(error: Exception) -> str:
+  """Returns the line about an exception."""
   text = _one_line(str(error))
   if isinstance(error, Error):
     return f"error: {text}"
@@ -128,12 +124,13 @@ def _describe(error: Exception) -> str:
 
 
 def _is_tensorflow_out_of_memory(error: Exception) -> bool:
-  # An error of TensorFlow can only come from a process that has imported it.
+  # Where TensorFlow is not imported, the error is not one of its own.
   tf = sys.modules.get("tensorflow")
   return tf is not None and isinstance(error, tf.errors.ResourceExhaustedError)
 
 
 def _fail(message: str, code: int = 1) -> None:
+  """Prints a line on stderr, with --debug after the traceback, and ends the process."""
   logging.flush()
   sys.stdout.flush()
   if sys.exc_info()[0] is not None and flags.FLAGS.is_parsed() and DEBUG.value:
@@ -148,11 +145,11 @@ def _one_line(text: str) -> str:
 
 def _prepare_tensorflow() -> None:
   if not DEBUG.value:
-    # 3, since TensorFlow 2.14 reports even its usual start on a machine without GPU as errors.
-    # What fails later comes as an exception whatever this says.
+    # Level 3, as TensorFlow 2.14 logs errors when it starts on a machine without a GPU. Failures of
+    # operations are exceptions at any level.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   if NUM_THREADS.value:
-    import tensorflow as tf  # here, since a program may need neither it nor the seconds it takes
+    import tensorflow as tf  # Here, as some programs do not need it.
 
     tf.config.threading.set_intra_op_parallelism_threads(NUM_THREADS.value)
     tf.config.threading.set_inter_op_parallelism_threads(NUM_THREADS.value)
@@ -169,7 +166,7 @@ def _prepare_logging() -> None:
 
 
 class _TerminalFormatter(python_logging.Formatter):
-  """`notice: ...`, `warning: ...` and `error: ...` in place of absl's `I0131 12:34:56.789 ...]`."""
+  """Writes `notice: ...`, `warning: ...`, `error: ...` where absl writes `I0131 12:34:56 ...]`."""
 
   def format(self, record: python_logging.LogRecord) -> str:
     name = "notice" if record.levelno == python_logging.INFO else record.levelname.lower()
@@ -177,7 +174,10 @@ class _TerminalFormatter(python_logging.Formatter):
 
 
 def _is_for_the_user(record: python_logging.LogRecord) -> bool:
-  """Whether the line is a warning, or a notice of ours: libraries report every step as a notice."""
+  """Returns whether a line is a warning or worse, or a notice of this repository's code.
+
+  Notices of libraries are hidden: some log every step.
+  """
   if record.levelno > python_logging.INFO:
     return True
   ours = pathlib.Path(__file__).resolve().parent

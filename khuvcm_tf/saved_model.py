@@ -5,8 +5,8 @@ A process needs TensorFlow and the compiled ops of tensorflow-compression, nothi
   import tensorflow as tf
   import tensorflow_compression         # TensorFlow 2.14; or `tensorflow_compression_ops`, 2.17
   model = tf.saved_model.load(folder)
-  data = model.signatures["compress"](picture=picture)["data"]      # uint8 [H, W, 3] -> string
-  picture = model.signatures["decompress"](data=data)["picture"]
+  data = model.signatures["compress"](image=image)["data"]      # uint8 [H, W, 3] -> string
+  image = model.signatures["decompress"](data=data)["image"]
 
 Codecs of 4:2:0 also have `compress_frame` (y uint16 [H, W, 1], uv uint16 [h, w, 2], bits int32 ->
 data) and `decompress_frame` (data -> y, uv, bits).
@@ -20,7 +20,7 @@ import shutil
 import numpy as np
 import tensorflow as tf
 
-from khuvcm_tf import bitstream, coding, model_files
+from khuvcm_tf import bitstream, coding, model_folders
 from khuvcm_tf.data import frames
 
 # Registers the compiled ops, which a SavedModel needs when it is loaded.
@@ -41,26 +41,14 @@ def export(model: coding.Model, folder: str) -> None:
     raise coding.ModelError(f"{folder} exists and is not empty; give a new --output")
   module = tf.Module()
   module.weights = list(model.codec.named_weights().values())
-  compress = tf.function(
-    lambda picture: {"data": model.compress_graph(picture)},
-    input_signature=[tf.TensorSpec((None, None, None), tf.uint8, name="picture")],
-    autograph=False,
-  )
-  decompress = tf.function(
-    lambda data: {"picture": model.decompress_graph(data)},
-    input_signature=[tf.TensorSpec((), tf.string, name="data")],
-    autograph=False,
-  )
   # Not as attributes of the module too, for which all would be traced and stored a second time.
-  signatures = {
-    "compress": compress.get_concrete_function(),
-    "decompress": decompress.get_concrete_function(),
-    **(_of_frames(model) if model.codec.picture_format.has_frames else {}),
-  }
+  signatures = _of_images(model)
+  if model.codec.input_format.has_frames:
+    signatures.update(_of_frames(model))
   temporary = f"{os.path.abspath(folder)}.tmp-{os.getpid()}"
   try:
     tf.saved_model.save(module, temporary, signatures=signatures)
-    model_files.write_fingerprint(temporary, model.fingerprint)
+    model_folders.write_fingerprint(temporary, model.fingerprint)
     if os.path.isdir(folder):
       os.rmdir(folder)
     os.rename(temporary, os.path.abspath(folder))
@@ -73,26 +61,51 @@ def export(model: coding.Model, folder: str) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _of_images(model: coding.Model):
+  """Returns the signatures of RGB and grey images."""
+  form, dtype = model.codec.input_format, model.codec.plane_dtype
+
+  def compress(image):
+    input_format = tf.where(tf.shape(image)[2] == 1, bitstream.GREY, bitstream.RGB)
+    return {"data": model.compress_graph(form.image_to_planes(image, dtype), input_format, 8)}
+
+  def decompress(data):
+    planes, header = model.decompress_graph(data, bitstream.RGB, bitstream.GREY)
+    return {"image": form.planes_to_image(planes, header.input_format == bitstream.GREY)}
+
+  image = tf.TensorSpec((None, None, None), tf.uint8, name="image")
+  return {"compress": _signature(compress, image), "decompress": _signature(decompress, _DATA)}
+
+
 def _of_frames(model: coding.Model):
   """Returns the signatures of raw 4:2:0 frames."""
-  compress = tf.function(
-    lambda y, uv, bits: {"data": model.compress_frame_graph(y, uv, bits)},
-    input_signature=[
-      tf.TensorSpec((None, None, 1), tf.uint16, name="y"),
-      tf.TensorSpec((None, None, 2), tf.uint16, name="uv"),
-      tf.TensorSpec((), tf.int32, name="bits"),
-    ],
-    autograph=False,
-  )
-  decompress = tf.function(
-    lambda data: dict(zip(("y", "uv", "bits"), model.decompress_frame_graph(data))),
-    input_signature=[tf.TensorSpec((), tf.string, name="data")],
-    autograph=False,
+  form, dtype = model.codec.input_format, model.codec.plane_dtype
+
+  def compress(y, uv, bits):
+    planes = form.frame_to_planes(y, uv, bits, dtype)
+    return {"data": model.compress_graph(planes, bitstream.YCBCR420, bits)}
+
+  def decompress(data):
+    planes, header = model.decompress_graph(data, bitstream.YCBCR420)
+    y, uv = form.planes_to_frame(planes, header.bit_depth)
+    return {"y": y, "uv": uv, "bits": header.bit_depth}
+
+  frame = (
+    tf.TensorSpec((None, None, 1), tf.uint16, name="y"),
+    tf.TensorSpec((None, None, 2), tf.uint16, name="uv"),
+    tf.TensorSpec((), tf.int32, name="bits"),
   )
   return {
-    "compress_frame": compress.get_concrete_function(),
-    "decompress_frame": decompress.get_concrete_function(),
+    "compress_frame": _signature(compress, *frame),
+    "decompress_frame": _signature(decompress, _DATA),
   }
+
+
+_DATA = tf.TensorSpec((), tf.string, name="data")
+
+
+def _signature(function, *specs: tf.TensorSpec):
+  return tf.function(function, specs, autograph=False).get_concrete_function()
 
 
 def is_saved_model(folder: str) -> bool:
@@ -101,12 +114,12 @@ def is_saved_model(folder: str) -> bool:
 
 
 class ExportedModel:
-  """A SavedModel with the face of `coding.Model`."""
+  """A SavedModel with the public methods of `coding.Model`."""
 
   def __init__(self, folder: str):
     try:
       self._signatures = tf.saved_model.load(folder).signatures
-      self.fingerprint = model_files.read_fingerprint(folder)
+      self.fingerprint = model_folders.read_fingerprint(folder)
     except Exception as error:  # TensorFlow raises whatever damage leads it to.
       reason = " ".join(str(error).split())[:300]
       raise coding.ModelError(
@@ -118,23 +131,25 @@ class ExportedModel:
         "decompress; export a model with bin/export.py"
       )
 
-  def compress(self, picture: np.ndarray | frames.Frame) -> bytes:
+  def compress(self, image: np.ndarray | frames.Frame) -> bytes:
     """As `coding.Model.compress`."""
-    if isinstance(picture, frames.Frame):
-      y, uv = coding.levels_of(picture)
+    if isinstance(image, frames.Frame):
+      y, uv = coding.frame_to_planes(image)
       inputs = {
         "y": tf.constant(y),
         "uv": tf.constant(uv),
-        "bits": tf.constant(picture.bits, tf.int32),
+        "bits": tf.constant(image.bits, tf.int32),
       }
       compress = self._signature("compress_frame", "raw frames")
     else:
-      inputs = {"picture": tf.constant(coding.checked(picture))}
       compress = self._signatures["compress"]
+      # Its only input; models that were exported earlier have another name for it.
+      (name,) = compress.structured_input_signature[1]
+      inputs = {name: tf.constant(coding.checked(image))}
     try:
       return compress(**inputs)["data"].numpy()
     except tf.errors.InvalidArgumentError as error:
-      raise coding.ModelError(f"the picture cannot be coded: {coding.assertion(error)}") from error
+      raise coding.ModelError(f"the image cannot be coded: {coding.assertion(error)}") from error
 
   def decompress(
     self,
@@ -143,10 +158,10 @@ class ExportedModel:
     allow_other_synthesis: bool = False,
     luma_only: bool = False,
   ) -> np.ndarray | frames.Frame:
-    """As `coding.Model.decompress`, but for whole pictures in files of this very model alone."""
+    """As `coding.Model.decompress`, but for whole images in files of this very model alone."""
     if allow_other_synthesis or luma_only:
       raise coding.ModelError(
-        "an exported model decodes its own files alone, to whole pictures; drop "
+        "an exported model decodes its own files alone, to whole images; drop "
         "--allow_other_synthesis and --luma_only, or give the model's folder"
       )
     header, _ = bitstream.parse(data, max_pixels)
@@ -157,9 +172,10 @@ class ExportedModel:
       )
     try:
       if header.input_format != bitstream.YCBCR420:
-        return self._signatures["decompress"](data=tf.constant(data))["picture"].numpy()
+        (image,) = self._signatures["decompress"](data=tf.constant(data)).values()
+        return image.numpy()
       found = self._signature("decompress_frame", "raw frames")(data=tf.constant(data))
-      return coding.frame_of(found["y"].numpy(), found["uv"].numpy(), header.bit_depth)
+      return coding.planes_to_frame(found["y"].numpy(), found["uv"].numpy(), header.bit_depth)
     except tf.errors.InvalidArgumentError as error:
       raise bitstream.BitstreamError(coding.assertion(error)) from error
 

@@ -1,4 +1,4 @@
-"""What tests of several rooms look through."""
+"""Fixtures that tests of several rooms share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ import pathlib
 import subprocess
 import sys
 
+import hypothesis
 import pytest
+
+# No test fails because the machine is busy: time-outs are there to end what hangs.
+hypothesis.settings.register_profile(
+  "no deadline", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("no deadline")
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -23,7 +30,7 @@ def run_program():
       env={**os.environ, "PYTHONPATH": str(_ROOT)},
       capture_output=True,
       text=True,
-      timeout=300,
+      timeout=1800,
     )
     return process.returncode, process.stdout, process.stderr
 
@@ -32,7 +39,7 @@ def run_program():
 
 @pytest.fixture
 def count_calls(monkeypatch):
-  """A function: a transform -> a list that grows by one with each call of it."""
+  """A function from a transform to a list, which grows by one with each call of the transform."""
 
   def count(transform):
     calls, plain = [], type(transform).call
@@ -47,14 +54,16 @@ def count_calls(monkeypatch):
   return count
 
 
-class _RowsSeen:
+class _CodedRows:
+  """A coder that collects the CDF rows that symbols are coded with."""
+
   def __init__(self):
     self.rows = set()
 
-  def open(self):
+  def init(self):
     return 0
 
-  def close(self, state):
+  def finalize(self, state):
     return state
 
   def code(self, state, rows, symbols):
@@ -67,5 +76,5 @@ class _RowsSeen:
 
 @pytest.fixture(scope="session")
 def rows_seen():
-  """A function that makes a stream, which notes by which `rows` of the tables it was to code."""
-  return _RowsSeen
+  """A class of coders whose `rows` are those of the tables that symbols are coded with."""
+  return _CodedRows

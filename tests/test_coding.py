@@ -1,9 +1,11 @@
-"""The public face: pictures to bytes and back, and what each refusal says."""
+"""The public face: images to bytes and back, and what each refusal says."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import pathlib
+import threading
 import zlib
 
 import numpy as np
@@ -13,9 +15,13 @@ import tensorflow as tf
 import khuvcm_tf
 from khuvcm_tf import bitstream, coding, errors, model_files
 from khuvcm_tf.codecs import codec as codec_lib
+from khuvcm_tf.data import frames
 from khuvcm_tf.ops import padding
 
-FOLDER = str(pathlib.Path(__file__).parent / "golden" / "mbt2018_mean" / "model")
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+FOLDER = str(GOLDEN / "mbt2018_mean" / "model")
+CONTEXT = str(GOLDEN / "mbt2018" / "model")
+OF_FRAMES = str(GOLDEN / "luma_chroma420" / "model")
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +30,22 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def picture():
+def context_model():
+  return model_files.load(CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def image():
   """A smooth uint8 [40, 70, 3]."""
   steps = np.cumsum(np.random.default_rng(0).integers(-9, 10, (40, 70, 3)), axis=1)
   return np.clip(steps + 128, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def frame(image):
+  """A raw frame of 10 bits, luma [39, 69]."""
+  levels = 4 * image.astype(np.uint16)
+  return frames.Frame(levels[:39, :69, 0], levels[:39:2, :69:2, 1], levels[:39:2, :69:2, 2], 10)
 
 
 def _sealed(body: bytes) -> bytes:
@@ -41,10 +59,10 @@ def _with_fingerprint(data: bytes, fingerprint: bytes) -> bytes:
 class TestCompress:
   @pytest.mark.parametrize("size", [(1, 1), (1, 70), (40, 1), (17, 33), (40, 70)])
   @pytest.mark.parametrize("channels", [1, 3])
-  def test_of_any_size_decodes_to_what_the_picture_padded_by_its_last_rows_does(
-    self, model, picture, size, channels
+  def test_of_any_size_decodes_to_what_the_image_padded_by_its_last_rows_does(
+    self, model, image, size, channels
   ):
-    source = picture[: size[0], : size[1], :channels]
+    source = image[: size[0], : size[1], :channels]
     data = model.compress(source)
     decoded = model.decompress(data)
     assert decoded.shape == source.shape and decoded.dtype == np.uint8
@@ -53,24 +71,24 @@ class TestCompress:
     expected = model.decompress(padded)[: size[0], : size[1]]
     np.testing.assert_array_equal(decoded, expected)
 
-  def test_writes_the_fingerprint_the_size_and_the_format(self, model, picture):
-    for source, kind in ((picture, bitstream.RGB), (picture[..., :1], bitstream.GREY)):
+  def test_writes_the_fingerprint_the_size_and_the_format(self, model, image):
+    for source, kind in ((image, bitstream.RGB), (image[..., :1], bitstream.GREY)):
       header, substreams = bitstream.parse(model.compress(source))
       assert header == (model.fingerprint, kind, 8, 40, 70)
       assert len(substreams) == 2
 
-  def test_takes_grey_pictures_with_and_without_an_axis_of_channels(self, model, picture):
-    data = model.compress(picture[..., 0])
-    assert data == model.compress(picture[..., :1])
+  def test_takes_grey_images_with_and_without_an_axis_of_channels(self, model, image):
+    data = model.compress(image[..., 0])
+    assert data == model.compress(image[..., :1])
     assert model.decompress(data).shape == (40, 70, 1)
 
-  def test_of_grey_is_that_of_equal_colours(self, model, picture):
-    grey = picture[..., :1]
+  def test_of_grey_is_that_of_equal_colours(self, model, image):
+    grey = image[..., :1]
     colour = bitstream.parse(model.compress(np.repeat(grey, 3, axis=2)))
     assert bitstream.parse(model.compress(grey))[1] == colour[1]
 
-  def test_takes_views(self, model, picture):
-    mirrored = picture[:, ::-1]
+  def test_takes_views(self, model, image):
+    mirrored = image[:, ::-1]
     data = model.compress(mirrored)
     assert data == model.compress(np.ascontiguousarray(mirrored))
 
@@ -89,58 +107,76 @@ class TestCompress:
       ((65536, 1, 1), np.uint8),
     ],
   )
-  def test_refuses_what_is_no_8_bit_picture(self, model, shape, dtype):
+  def test_refuses_what_is_no_8_bit_image(self, model, shape, dtype):
     text = (
-      rf"`picture` is {np.dtype(dtype).name} \[{', '.join(map(str, shape))}\], expected uint8 "
+      rf"`image` is {np.dtype(dtype).name} \[{', '.join(map(str, shape))}\], expected uint8 "
       r"\[H, W, 3\] or \[H, W, 1\] with sides of 1 to 65535"
     )
     for method in (model.compress, model.estimate):
       with pytest.raises(coding.ModelError, match=text):
         method(np.zeros(shape, dtype))
 
-  def test_names_a_latent_that_lies_too_far_in_one_line(self, model, picture, monkeypatch):
-    """As of a model whose training has run away, to large latents or to none."""
-    broken = coding.Model(model.codec, model.coders, model.fingerprint, model.description)
+  @pytest.mark.parametrize("name", ["model", "context_model"])
+  def test_names_a_latent_that_lies_too_far_in_one_line(self, name, image, monkeypatch, request):
+    """As of a model whose training has diverged, to large latents or to none."""
+    model = request.getfixturevalue(name)
+    broken = coding.Model(model.codec, model.entropy_models, model.fingerprint, model.description)
     factor = tf.Variable(1e6)
-    latents = codec_lib.Branch.latents
+    analyze = codec_lib.Branch.analyze
     monkeypatch.setattr(
-      codec_lib.Branch, "latents", lambda branch, *args: latents(branch, *args) * factor
+      codec_lib.Branch, "analyze", lambda branch, *args: analyze(branch, *args) * factor
     )
-    text = r"the picture cannot be coded: a latent lies \d+ beyond its alphabet, at most 65535 can"
+    text = r"the image cannot be coded: a latent lies \d+ beyond its alphabet, at most 65535 can"
     for value in (1e6, np.inf, np.nan):
       factor.assign(value)
-      with pytest.raises(coding.ModelError, match=text) as caught:
-        broken.compress(picture)
-      assert "\n" not in str(caught.value)
+      for method in (broken.compress, broken.estimate):
+        with pytest.raises(coding.ModelError, match=text) as caught:
+          method(image)
+        assert "\n" not in str(caught.value)
     factor.assign(1.0)
-    assert broken.compress(picture) == model.compress(picture)
+    assert broken.compress(image) == model.compress(image)
 
 
 class TestEstimate:
-  def test_tells_bits_of_each_substream_a_little_below_the_real_ones(self, model, picture):
-    _, substreams = bitstream.parse(model.compress(picture))
-    estimate = model.estimate(picture)
+  def test_gives_bits_of_each_substream_a_little_below_the_real_ones(self, model, image):
+    _, substreams = bitstream.parse(model.compress(image))
+    estimate = model.estimate(image)
     assert list(estimate) == ["z", "y"]
     for bits, substream in zip(estimate.values(), substreams):
       assert isinstance(bits, float)
       assert bits - 8 <= 8 * len(substream) <= 1.01 * bits + 32
 
+  def test_of_a_frame_is_a_little_below_the_real_bits(self, frame):
+    model = model_files.load(OF_FRAMES)
+    _, substreams = bitstream.parse(model.compress(frame))
+    estimate = model.estimate(frame)
+    assert tuple(estimate) == model.codec.substreams
+    for bits, substream in zip(estimate.values(), substreams):
+      assert bits - 8 <= 8 * len(substream) <= 1.01 * bits + 32
+
+  def test_refuses_frames_where_the_codec_does(self, model, frame):
+    for method in (model.compress, model.estimate):
+      with pytest.raises(
+        coding.ModelError, match=r"codec mbt2018_mean is not one of 4:2:0, expected one for raw fr"
+      ):
+        method(frame)
+
 
 class TestDecompress:
-  def test_refuses_damage_in_the_words_of_the_container(self, model, picture):
-    data = model.compress(picture)
+  def test_refuses_damage_with_the_message_of_the_container(self, model, image):
+    data = model.compress(image)
     with pytest.raises(bitstream.BitstreamError, match=r"its CRC-32 is"):
       model.decompress(data[:-1] + b"\x00")
 
-  def test_refuses_pictures_larger_than_max_pixels(self, model, picture):
-    data = model.compress(picture)
+  def test_refuses_images_larger_than_max_pixels(self, model, image):
+    data = model.compress(image)
     assert model.decompress(data, max_pixels=2800).shape == (40, 70, 3)
     with pytest.raises(bitstream.BitstreamError, match=r"found 2800 pixels.* at most 2799; raise"):
       model.decompress(data, max_pixels=2799)
 
-  def test_refuses_files_of_another_entropy_coder(self, model, picture):
+  def test_refuses_files_of_another_entropy_coder(self, model, image):
     other = bytes([model.fingerprint[0] ^ 1]) + model.fingerprint[1:]
-    data = _with_fingerprint(model.compress(picture), other)
+    data = _with_fingerprint(model.compress(image), other)
     for allowed in (False, True):
       with pytest.raises(
         coding.ModelError,
@@ -149,9 +185,9 @@ class TestDecompress:
       ):
         model.decompress(data, allow_other_synthesis=allowed)
 
-  def test_refuses_files_of_another_synthesis_unless_it_is_allowed(self, model, picture):
+  def test_refuses_files_of_another_synthesis_unless_it_is_allowed(self, model, image):
     other = model.fingerprint[:-1] + bytes([model.fingerprint[-1] ^ 1])
-    data = _with_fingerprint(model.compress(picture), other)
+    data = _with_fingerprint(model.compress(image), other)
     with pytest.raises(
       coding.ModelError,
       match=rf"model {other.hex()}, which decodes the same symbols to other pixels than"
@@ -159,22 +195,23 @@ class TestDecompress:
     ):
       model.decompress(data)
     decoded = model.decompress(data, allow_other_synthesis=True)
-    np.testing.assert_array_equal(decoded, model.decompress(model.compress(picture)))
+    np.testing.assert_array_equal(decoded, model.decompress(model.compress(image)))
 
   def test_of_a_model_with_another_synthesis_gives_other_pixels_of_the_same_symbols(
-    self, model, picture
+    self, model, image
   ):
     other = model_files.load(FOLDER)
     for name, weight in other.codec.named_weights().items():
       if name.startswith("synthesis/"):
         weight.assign(weight * 0.5)
     other.fingerprint = model.fingerprint[: coding.ENTROPY_BYTES] + b"new"
-    data = model.compress(picture)
+    data = model.compress(image)
     decoded = other.decompress(data, allow_other_synthesis=True)
-    assert decoded.shape == picture.shape
+    assert decoded.shape == image.shape
     assert (decoded != model.decompress(data)).any()
     symbols = [
-      each.coders[0].decode(tf.constant(bitstream.parse(data)[1]), 4, 8) for each in (model, other)
+      each.entropy_models[0].decode(tf.constant(bitstream.parse(data)[1]), 4, 8)
+      for each in (model, other)
     ]
     for one, two in zip(*symbols):
       np.testing.assert_array_equal(one, two)
@@ -192,9 +229,9 @@ class TestDecompress:
     with pytest.raises(bitstream.BitstreamError, match=text):
       model.decompress(_file(model, kind, [b"z", b"y"]))
 
-  def test_refuses_substreams_that_are_not_what_their_symbols_encode_to(self, model, picture):
-    _, (z, y) = bitstream.parse(model.compress(picture))
-    data = _file(model, bitstream.RGB, [z, y + b"\x00"], picture.shape[:2])
+  def test_refuses_substreams_that_are_not_what_their_symbols_encode_to(self, model, image):
+    _, (z, y) = bitstream.parse(model.compress(image))
+    data = _file(model, bitstream.RGB, [z, y + b"\x00"], image.shape[:2])
     text = r"hold other bytes than their symbols encode to: the file is damaged; copy it again from"
     with pytest.raises(bitstream.BitstreamError, match=text):
       model.decompress(data)
@@ -206,53 +243,96 @@ class TestDecompress:
 
 def _file(model, kind, substreams, size=(16, 16)):
   header = bitstream.Header(model.fingerprint, kind, 8, *size)
-  return bitstream.pack(header, substreams).numpy()
+  return bitstream.pack(header, substreams)
 
 
 class TestGraphs:
   """What an exported model runs: errors come with the texts of the methods."""
 
   @pytest.fixture(scope="class")
-  def decompress(self, model):
-    return tf.function(model.decompress_graph, autograph=False)
+  def precise(self):
+    """A model in float64: what a graph fuses rounds float32 otherwise."""
+    return khuvcm_tf.load(FOLDER, "float64")
 
-  def test_give_the_pixels_of_the_methods(self, model, decompress, picture):
-    for source in (picture, picture[..., :1]):
-      data = model.compress(source)
-      np.testing.assert_array_equal(decompress(tf.constant(data)), model.decompress(data))
+  @pytest.fixture(scope="class")
+  def compress(self, precise):
+    form, dtype = precise.codec.input_format, precise.codec.plane_dtype
 
-  def test_refuse_damage_in_the_words_of_the_methods(self, model, decompress, picture):
-    data = model.compress(picture)
-    left_over = _file(model, 0, [b"\xff" * 400, b"y"])
+    def compress_(image, input_format):
+      return precise.compress_graph(form.image_to_planes(image, dtype), input_format, 8)
+
+    signature = tf.TensorSpec((None, None, None), tf.uint8), tf.TensorSpec((), tf.int32)
+    return tf.function(compress_, signature, autograph=False)
+
+  @pytest.fixture(scope="class")
+  def decompress(self, precise):
+    def decompress_(data):
+      planes, header = precise.decompress_graph(data, bitstream.RGB, bitstream.GREY)
+      is_grey = header.input_format == bitstream.GREY
+      return precise.codec.input_format.planes_to_image(planes, is_grey)
+
+    return tf.function(decompress_, (tf.TensorSpec((), tf.string),), autograph=False)
+
+  def test_give_the_bytes_and_pixels_of_the_methods(self, precise, compress, decompress, image):
+    for source, input_format in ((image, bitstream.RGB), (image[..., :1], bitstream.GREY)):
+      data = precise.compress(source)
+      assert compress(source, input_format).numpy() == data
+      np.testing.assert_array_equal(decompress(data), precise.decompress(data))
+
+  def test_refuse_damage_with_the_messages_of_the_methods(self, precise, decompress, image):
+    data = precise.compress(image)
+    left_over = _file(precise, 0, [b"\xff" * 400, b"y"])
     for damaged in (b"", data[:30], data[:-1], b"\x89PNG" + data, left_over):
       with pytest.raises(bitstream.BitstreamError) as expected:
-        model.decompress(damaged)
+        precise.decompress(damaged)
       with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         decompress(tf.constant(damaged))
       assert coding.assertion(caught.value) == str(expected.value)
 
-  def test_refuse_foreign_files(self, model, decompress, picture):
-    foreign = _with_fingerprint(model.compress(picture), bytes(8))
+  def test_refuse_foreign_files(self, precise, decompress, image):
+    foreign = _with_fingerprint(precise.compress(image), bytes(8))
     for data, text in (
       (foreign, r"the file was made with another model; use the one that wrote it"),
       (
-        _file(model, 2, [b"z", b"y"]),
-        r"holds another kind of picture; use the model and signature that",
+        _file(precise, 2, [b"z", b"y"]),
+        r"holds another kind of image; use the model and signature that",
       ),
-      (_file(model, 0, [b"z"]), r"holds another kind of picture; use the model and signature that"),
+      (_file(precise, 0, [b"z"]), r"holds another kind of image; use the model and signature that"),
     ):
       with pytest.raises(tf.errors.InvalidArgumentError, match=text):
         decompress(tf.constant(data))
 
 
+class TestThreads:
+  @pytest.mark.parametrize("name", ["model", "context_model"])
+  def test_that_share_a_model_get_what_one_after_the_other_gets(self, name, image, request):
+    alone = request.getfixturevalue(name)
+    shared = model_files.load(FOLDER if name == "model" else CONTEXT)
+    sources = [image, image[:17, :33], image[:1, :1, :1], image[::-1]]
+    barrier = threading.Barrier(len(sources))
+
+    def results(model, source):
+      data = model.compress(source)
+      return data, model.decompress(data).tobytes(), model.estimate(source)
+
+    def together(source):
+      barrier.wait()  # The first calls of all meet, where graphs are made.
+      return [results(shared, source) for _ in range(2)]
+
+    with concurrent.futures.ThreadPoolExecutor(len(sources)) as pool:
+      found = list(pool.map(together, sources))
+    for source, of_source in zip(sources, found):
+      assert of_source == [results(alone, source)] * 2
+
+
 class TestMemory:
-  def test_too_small_for_a_large_picture_is_told_before_the_picture_is_coded(
+  def test_too_small_for_a_large_image_is_an_error_before_the_image_is_coded(
     self, model, monkeypatch
   ):
     monkeypatch.setattr(coding, "free_memory", lambda: 2**30)
     large = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (4000, 3000, 3))
     text = (
-      r"a picture of 3000x4000 pixels needs about \d+\.\d GiB of memory, but 1\.0 GiB are free; "
+      r"an image of 3000x4000 pixels needs about \d+\.\d GiB of memory, but 1\.0 GiB are free; "
       r"code it in parts or on a larger machine"
     )
     with pytest.raises(coding.ModelError, match=text):
@@ -260,16 +340,16 @@ class TestMemory:
     with pytest.raises(coding.ModelError, match=text):
       model.decompress(_file(model, bitstream.RGB, [b"z", b"y"], (4000, 3000)))
 
-  def test_is_not_asked_about_for_a_small_picture(self, model, picture, monkeypatch):
+  def test_is_not_asked_about_for_a_small_image(self, model, image, monkeypatch):
     monkeypatch.setattr(coding, "free_memory", lambda: 0)
-    assert model.compress(picture)
+    assert model.compress(image)
 
   def test_counts_what_the_cache_of_files_would_give_back(self):
     pages = os.sysconf("SC_PAGE_SIZE")
     total = os.sysconf("SC_PHYS_PAGES") * pages
     assert 2**20 < coding.free_memory() <= total
 
-  def test_is_asked_of_sysconf_where_proc_does_not_tell(self, monkeypatch):
+  def test_is_asked_of_sysconf_where_there_is_no_proc(self, monkeypatch):
     def refuse(*_, **__):
       raise FileNotFoundError
 

@@ -15,8 +15,8 @@ import pytest
 import tensorflow as tf
 
 import khuvcm_tf
-from khuvcm_tf import codecs, coding, model_files
-from khuvcm_tf.entropy import integer_coder
+from khuvcm_tf import codecs, coding, model_files, model_folders
+from khuvcm_tf.entropy.integer import entropy_model as integer_entropy_model
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "bmshj2018" / "model"
 MIXTURES = pathlib.Path(__file__).parent / "golden" / "cheng2020" / "model"
@@ -51,9 +51,28 @@ def noise():
   return [np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)]
 
 
+@pytest.fixture(scope="module")
+def built():
+  """A function like `codecs.create`, which gives the same codec for the same arguments."""
+  found, create = {}, codecs.create
+
+  def built_(*names, **arguments):
+    key = (names, *sorted(arguments.items()))
+    if key not in found:
+      found[key] = create(*names, **arguments)
+    return found[key]
+
+  return built_
+
+
 def _save(folder, codec, noise, **options):
+  """Saves; eagerly, as graphs that measure what integers cost take longest."""
   description = {"codec": "bmshj2018", "arguments": _ARGUMENTS, "steps": 7}
-  return model_files.save(str(folder), codec, description, noise, **options)
+  tf.config.run_functions_eagerly(True)
+  try:
+    return model_files.save(str(folder), codec, description, noise, **options)
+  finally:
+    tf.config.run_functions_eagerly(False)
 
 
 def _refused(folder, match) -> str:
@@ -76,7 +95,7 @@ def _sealed(folder, integers=None, weights=None, name="bmshj2018"):
   np.savez(folder / "integer.npz", **integers)
   np.savez(folder / "weights.npz", **weights)
   fingerprint = model_files._fingerprint(name, integers, weights)
-  model_files.write_fingerprint(str(folder), fingerprint)
+  model_folders.write_fingerprint(str(folder), fingerprint)
 
 
 class TestSave:
@@ -92,9 +111,9 @@ class TestSave:
       loaded.codec.named_weights().items(), saved.codec.named_weights().values()
     ):
       np.testing.assert_array_equal(ours, theirs, name)
-    for name, array in saved.coders[0].state().items():
-      assert loaded.coders[0].state()[name].dtype == array.dtype, name
-      np.testing.assert_array_equal(loaded.coders[0].state()[name], array, name)
+    for name, array in saved.entropy_models[0].to_arrays().items():
+      assert loaded.entropy_models[0].to_arrays()[name].dtype == array.dtype, name
+      np.testing.assert_array_equal(loaded.entropy_models[0].to_arrays()[name], array, name)
     stored = _arrays(tmp_path / "model" / "weights.npz")
     assert {array.dtype.name for array in stored.values()} == {dtype}
 
@@ -102,7 +121,7 @@ class TestSave:
     (folder / "left over").write_text("of an older version")
     saved = _save(folder, codec, noise)
     assert sorted(os.listdir(folder)) == list(FILES)
-    assert model_files.read_fingerprint(str(folder)) == saved.fingerprint
+    assert model_folders.read_fingerprint(str(folder)) == saved.fingerprint
     assert os.listdir(folder.parent) == ["whole"]
 
   def test_makes_the_folders_above_it(self, codec, noise, tmp_path):
@@ -116,9 +135,9 @@ class TestSave:
     def fail(*_, **__):
       raise OSError(28, "No space left on device")
 
-    place = {"savez_compressed": np, "dump": json, "write_fingerprint": model_files, "rename": os}
+    module = {"savez_compressed": np, "dump": json, "write_fingerprint": model_files, "rename": os}
     whole = {name: (folder / name).read_bytes() for name in FILES}
-    monkeypatch.setattr(place[failing], failing, fail)
+    monkeypatch.setattr(module[failing], failing, fail)
     with pytest.raises(
       coding.ModelError,
       match=rf"{folder} was not written: No space left on device; expected a writable place",
@@ -161,12 +180,14 @@ class TestSave:
       _save(tmp_path / "model", exploded, noise, weights_dtype="float16")
     assert not (tmp_path / "model").exists()
 
-  def test_tells_a_loss_above_the_limit_in_one_line(self, codec, noise, tmp_path, monkeypatch):
-    monkeypatch.setattr(model_files, "LOSS_LIMIT", -1.0)
+  def test_of_integers_that_cost_too_much_ends_in_one_line(
+    self, codec, noise, tmp_path, monkeypatch
+  ):
+    monkeypatch.setattr(model_files, "MAX_LOSS", -1.0)
     with pytest.raises(
       coding.ModelError,
       match=r"^the model was not converted to integers: integers cost .*% more bits than floats, "
-      r"expected at most -100\.00%; train it longer or on more varied pictures$",
+      r"expected at most -100\.00%; train it longer or on more varied images$",
     ):
       _save(tmp_path / "model", codec, noise)
     assert os.listdir(tmp_path) == []
@@ -178,7 +199,7 @@ class TestFind:
     """$KHUVCM_MODELS with the models tiny and other, and a current folder elsewhere."""
     for name in ("tiny", "other"):
       shutil.copytree(GOLDEN, tmp_path / "shipped" / name)
-    model_files.write_fingerprint(str(tmp_path / "shipped" / "other"), bytes(8))
+    model_folders.write_fingerprint(str(tmp_path / "shipped" / "other"), bytes(8))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("KHUVCM_MODELS", str(tmp_path / "shipped"))
@@ -187,9 +208,9 @@ class TestFind:
   def test_lists_shipped_models_by_name(self, shipped):
     (shipped / "no model").mkdir()
     (shipped / "notes.txt").write_text("")
-    assert model_files.names()[:2] == ["other", "tiny"]
-    assert "no model" not in model_files.names()
-    assert model_files.shipped()["tiny"] == str(shipped / "tiny")
+    assert model_folders.names()[:2] == ["other", "tiny"]
+    assert "no model" not in model_folders.names()
+    assert model_folders.shipped()["tiny"] == str(shipped / "tiny")
 
   def test_takes_a_folder_a_workdir_and_a_name(self, shipped, folder):
     os.rename(folder, folder.parent / "model")
@@ -198,29 +219,29 @@ class TestFind:
       (str(folder.parent), folder.parent / "model"),
       ("tiny", shipped / "tiny"),
     ):
-      assert model_files.find(given) == str(expected)
+      assert model_folders.find(given) == str(expected)
 
   def test_loads_by_name_from_the_public_face(self):
     assert khuvcm_tf.load("tiny").description["codec"] == "bmshj2018"
 
   def test_by_fingerprint_gives_the_name_that_has_it(self):
-    assert model_files.find_by_fingerprint(model_files.read_fingerprint(str(GOLDEN))) == "tiny"
-    assert model_files.find_by_fingerprint(bytes(8)) == "other"
-    assert model_files.find_by_fingerprint(b"\xff" * 8) is None
+    assert model_folders.find_by_fingerprint(model_folders.read_fingerprint(str(GOLDEN))) == "tiny"
+    assert model_folders.find_by_fingerprint(bytes(8)) == "other"
+    assert model_folders.find_by_fingerprint(b"\xff" * 8) is None
 
   def test_by_fingerprint_looks_at_shipped_models_only(self, shipped):
     """A folder of a shipped model's name in the current one is another model."""
     shutil.copytree(GOLDEN, "tiny")
-    model_files.write_fingerprint("tiny", b"\x01" * 8)
-    assert model_files.find_by_fingerprint(model_files.read_fingerprint(str(GOLDEN))) == "tiny"
-    assert model_files.find_by_fingerprint(b"\x01" * 8) is None
+    model_folders.write_fingerprint("tiny", b"\x01" * 8)
+    assert model_folders.find_by_fingerprint(model_folders.read_fingerprint(str(GOLDEN))) == "tiny"
+    assert model_folders.find_by_fingerprint(b"\x01" * 8) is None
 
   @pytest.mark.parametrize("content", [None, b"", b"no hex", b"\xff"])
   def test_by_fingerprint_goes_past_damaged_models(self, shipped, content):
     os.remove(shipped / "other" / "fingerprint")
     if content is not None:
       (shipped / "other" / "fingerprint").write_bytes(content)
-    assert model_files.find_by_fingerprint(model_files.read_fingerprint(str(GOLDEN))) == "tiny"
+    assert model_folders.find_by_fingerprint(model_folders.read_fingerprint(str(GOLDEN))) == "tiny"
 
   def test_of_nothing_names_what_there_is(self):
     with pytest.raises(
@@ -239,6 +260,11 @@ class TestFind:
 
 
 class TestDamage:
+  @pytest.fixture(autouse=True)
+  def built_once(self, built, monkeypatch):
+    """Lets `load` build each codec once: that takes longest. All of its weights are replaced."""
+    monkeypatch.setattr(codecs, "create", built)
+
   @pytest.mark.parametrize("name", ["fingerprint", "integer.npz", "weights.npz"])
   def test_of_a_missing_file_names_it(self, folder, name):
     os.remove(folder / name)
@@ -259,11 +285,11 @@ class TestDamage:
     rng = random.Random(3)
     harmless = 0
     # The ends of an archive hold its table of contents: more of them.
-    places = [rng.randrange(len(whole)) for _ in range(80)]
-    places += [rng.randrange(len(whole) - 2000, len(whole)) for _ in range(80)]
-    for place in places:
+    positions = [rng.randrange(len(whole)) for _ in range(80)]
+    positions += [rng.randrange(len(whole) - 2000, len(whole)) for _ in range(80)]
+    for position in positions:
       damaged = bytearray(whole)
-      damaged[place] ^= 1 << rng.randrange(8)
+      damaged[position] ^= 1 << rng.randrange(8)
       (folder / name).write_bytes(damaged)
       try:
         _refused(folder, r"is not a whole model: .*; copy it again|is damaged: its fingerprint is")
@@ -297,7 +323,7 @@ class TestDamage:
       ("\xff", r"is not a whole model: 'utf-8' codec can't decode"),
     ],
   )
-  def test_of_the_description_is_told(self, folder, text, match):
+  def test_of_the_description_ends_in_one_line(self, folder, text, match):
     (folder / "model.json").write_bytes(text.encode("latin-1"))
     _refused(folder, match)
 
@@ -309,7 +335,7 @@ class TestDamage:
       ({"num_filters": 9}, r"weight \S+ has shape .*, expected"),
     ],
   )
-  def test_of_arguments_that_are_another_model_is_told(self, folder, arguments, match):
+  def test_of_arguments_of_another_model_ends_in_one_line(self, folder, arguments, match):
     description = json.loads((folder / "model.json").read_text())
     description["arguments"] = arguments
     (folder / "model.json").write_text(json.dumps(description))
@@ -342,7 +368,7 @@ class TestDamage:
     """With a fingerprint that fits: a bad writer, or a bad intention."""
     integers = _arrays(folder / "integer.npz")
     _sealed(folder, {**integers, name: change(integers[name])})
-    with pytest.raises((coding.ModelError, integer_coder.InexactArithmetic)) as caught:
+    with pytest.raises((coding.ModelError, integer_entropy_model.InexactArithmetic)) as caught:
       model_files.load(str(folder))
     assert "\n" not in str(caught.value)
 
@@ -369,7 +395,7 @@ class TestDamage:
   def test_of_integers_of_a_context_model_ends_in_one_line(self, mixtures, name, change):
     integers = _arrays(mixtures / "integer.npz")
     _sealed(mixtures, {**integers, name: change(integers[name])}, name="cheng2020")
-    with pytest.raises((coding.ModelError, integer_coder.InexactArithmetic)) as caught:
+    with pytest.raises((coding.ModelError, integer_entropy_model.InexactArithmetic)) as caught:
       model_files.load(str(mixtures))
     assert "\n" not in str(caught.value)
 
@@ -388,11 +414,11 @@ class TestDamage:
     _sealed(folder, weights={key: value for key, value in weights.items() if key != name})
     _refused(folder, rf"weights \['{name}'\] stand on one side only")
 
-  def test_of_a_machine_whose_arithmetic_is_not_exact_is_told_as_such(self, folder):
+  def test_of_a_machine_whose_arithmetic_is_not_exact_is_an_error_of_its_own(self, folder):
     integers = _arrays(folder / "integer.npz")
     _sealed(folder, {**integers, "known_answer": integers["known_answer"] ^ 1})
     with pytest.raises(
-      integer_coder.InexactArithmetic, match=r"this machine's matrix products are not exact"
+      integer_entropy_model.InexactArithmetic, match=r"this machine's matrix products are not exact"
     ):
       model_files.load(str(folder))
 

@@ -15,7 +15,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 PROGRAM = '''
-"""Doubles a picture.
+"""Doubles an image.
 
 Example: python double.py --input=photo.png
 """
@@ -27,7 +27,7 @@ from absl import flags, logging
 from khuvcm_tf import program
 from khuvcm_tf.errors import Error
 
-INPUT = flags.DEFINE_string("input", None, "The picture to double.", required=True)
+INPUT = flags.DEFINE_string("input", None, "The image to double.", required=True)
 SIZE = flags.DEFINE_integer("size", 2, "How many times.", lower_bound=1)
 
 
@@ -75,7 +75,7 @@ def end(start):
   def end_(body: str, *arguments: str, **environment: str) -> tuple[int, str, str]:
     text = PROGRAM.format(body=textwrap.indent(textwrap.dedent(body), "  "))
     process = start(text, *arguments, **environment)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=1800)
     return process.returncode, out, err
 
   return end_
@@ -85,8 +85,8 @@ def end(start):
 def test_help_goes_to_stdout_and_exits_with_0(end, flag):
   code, out, err = end("pass", flag)
   assert (code, err) == (0, "")
-  assert out.lstrip().startswith("Doubles a picture.")
-  for text in ("--input: The picture to double.", "--num_threads: Threads", "--[no]debug: Show"):
+  assert out.lstrip().startswith("Doubles an image.")
+  for text in ("--input: The image to double.", "--num_threads: Threads", "--[no]debug: Show"):
     assert text in out
 
 
@@ -152,11 +152,11 @@ def test_running_out_of_memory_in_tensorflow_is_said_in_one_line(end):
 
 
 def test_an_interrupt_prints_interrupted_and_exits_with_130(start):
-  text = PROGRAM.format(body="  print('running', flush=True)\n  time.sleep(60)")
+  text = PROGRAM.format(body="  print('running', flush=True)\n  time.sleep(1800)")
   process = start(text, "--input=x")
   assert process.stdout.readline() == "running\n"
   process.send_signal(signal.SIGINT)
-  _, err = process.communicate(timeout=300)
+  _, err = process.communicate(timeout=1800)
   assert (process.returncode, err) == (130, "double.py: interrupted\n")
 
 
@@ -164,19 +164,19 @@ def test_a_reader_that_leaves_is_no_error_of_the_program(start):
   text = PROGRAM.format(body="  sys.stdin.readline()\n  print('x' * 100000)")
   process = start(text, "--input=x")
   process.stdout.close()
-  assert process.wait(timeout=300) == 1
+  assert process.wait(timeout=1800) == 1
   assert process.stderr.read() == ""
 
 
 def test_files_are_handed_over_as_typed(start):
   process = start(FILES_PROGRAM, "a.kvc", "--num_threads=0", "b c.kvc")
-  assert process.communicate(timeout=300) == ("['a.kvc', 'b c.kvc']\n", "")
+  assert process.communicate(timeout=1800) == ("['a.kvc', 'b c.kvc']\n", "")
   assert process.returncode == 0
 
 
 def test_a_program_on_files_needs_one(start):
   process = start(FILES_PROGRAM)
-  _, err = process.communicate(timeout=300)
+  _, err = process.communicate(timeout=1800)
   assert process.returncode == 1
   assert re.fullmatch(r"double\.py: error: found no file name, expected at least one: .*\n", err)
 

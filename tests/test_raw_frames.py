@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from khuvcm_tf import bitstream, coding, errors, files, model_files, saved_model
-from khuvcm_tf.data import frames, images
+from khuvcm_tf import batch_coding, bitstream, coding, errors, model_files, saved_model
+from khuvcm_tf.codecs import codec
+from khuvcm_tf.data import frames, image_files
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 _SIZES = [(33, 17), (1, 1), (66, 2)]  # width, height
@@ -36,7 +37,7 @@ def model(request):
 
 @pytest.fixture(scope="module")
 def of_rgb():
-  """A model of RGB pictures, whose codec has no frames."""
+  """A model of RGB images, whose codec has no frames."""
   return _golden("ycbcr444")
 
 
@@ -68,14 +69,14 @@ def _samples(frame: frames.Frame) -> bytes:
   return struct.pack(f"<{len(values)}{'B' if frame.bits == 8 else 'H'}", *values)
 
 
-def _clip(suffix: str, pictures: list[frames.Frame], header: str | None = None) -> bytes:
+def _clip(suffix: str, images: list[frames.Frame], header: str | None = None) -> bytes:
   """A file's content, byte by byte."""
   if suffix == ".yuv":
-    return b"".join(map(_samples, pictures))
-  height, width = pictures[0].y.shape
-  colour = {8: "C420mpeg2", 10: "C420p10"}[pictures[0].bits]
+    return b"".join(map(_samples, images))
+  height, width = images[0].y.shape
+  colour = {8: "C420mpeg2", 10: "C420p10"}[images[0].bits]
   first = header or f"YUV4MPEG2 W{width} H{height} F25:1 {colour}"
-  return b"".join([f"{first}\n".encode(), *(b"FRAME\n" + _samples(each) for each in pictures)])
+  return b"".join([f"{first}\n".encode(), *(b"FRAME\n" + _samples(each) for each in images)])
 
 
 def _tree(folder) -> list[str]:
@@ -88,14 +89,12 @@ def _y_hats_of_frame(model: coding.Model, frame: frames.Frame) -> list[tf.Tensor
   """What the integer coders round the latents of a frame to."""
   scale = 2.0 ** (frame.bits - 8)
   planes = frame.y[..., np.newaxis], np.stack([frame.cb, frame.cr], axis=-1)
-  found = []
-
-  def code(branch, y):
-    coder = model.coders[model.codec.branches.index(branch)]
-    found.append(coder.y_hat(y, branch.latent_coder.side_information(y)))
-    return found[-1]
-
-  model.codec.encode([tf.constant(plane[np.newaxis] / scale, tf.float64) for plane in planes], code)
+  x = model.codec.samples([tf.constant(plane[np.newaxis] / scale, tf.float64) for plane in planes])
+  context, found = codec.Context(codec.in_bands), []
+  for branch, coder in zip(model.codec.branches, model.entropy_models):
+    y = branch.analyze(x, context)
+    found.append(coder.y_hat(y, branch.entropy_model.side_information(y)))
+    context = context.after(branch, found[-1])
   return found
 
 
@@ -105,7 +104,7 @@ def _y_hats_of_file(model: coding.Model, data: bytes) -> list[tf.Tensor]:
   rows, columns = (-(-side // 64) * 4 for side in (header.height, header.width))
   return [
     coder.decode(tf.constant(substreams[2 * i : 2 * i + 2]), rows, columns).y_hat
-    for i, coder in enumerate(model.coders)
+    for i, coder in enumerate(model.entropy_models)
   ]
 
 
@@ -121,7 +120,7 @@ def _substreams(data: bytes) -> list[bytes]:
 def _with_substreams(data: bytes, substreams: list[bytes]) -> bytes:
   """The file with other substreams, behind a checksum that is right."""
   header, _ = bitstream.parse(data)
-  return bitstream.pack(bitstream.Header(*header), substreams).numpy()
+  return bitstream.pack(header, substreams)
 
 
 class TestFrames:
@@ -145,9 +144,9 @@ class TestFrames:
     _assert_equal(decoded, frames.Frame(y[..., 0], uv[..., 0], uv[..., 1], bits))
     assert [plane.shape for plane in decoded[:3]] == [plane.shape for plane in frame[:3]]
 
-    form = model.codec.picture_format
-    rgb = tf.clip_by_value(form.rgb(planes), 0, 255)
-    through_rgb = [_levels(plane[0], bits) for plane in form.planes(rgb, tf.float64)]
+    form = model.codec.input_format
+    rgb = tf.clip_by_value(form.to_rgb(planes), 0, 255)
+    through_rgb = [_levels(plane[0], bits) for plane in form.from_rgb(rgb, tf.float64)]
     assert size == (1, 1) or np.any(through_rgb[1] != uv)
 
   def test_of_10_bits_are_decoded_to_levels_between_those_of_8(self, model):
@@ -156,7 +155,7 @@ class TestFrames:
       assert plane.dtype == np.uint16 and plane.max() > 255
       assert set(np.unique(plane % 4)) == {0, 1, 2, 3}
 
-  def test_of_10_bits_with_four_times_the_levels_are_the_same_picture(self, model):
+  def test_of_10_bits_with_four_times_the_levels_are_the_same_image(self, model):
     frame = _frame()
     wide = frames.Frame(*(4 * plane.astype(np.uint16) for plane in frame[:3]), 10)
     data, of_wide = model.compress(frame), model.compress(wide)
@@ -200,7 +199,7 @@ class TestFrames:
       (model, bitstream.YCBCR444, r"0 \(RGB\), 1 \(grey\), 3 \(YCbCr 4:2:0\) for"),
     ):
       header = bitstream.Header(each.fingerprint, kind, 8, 17, 33)
-      data = bitstream.pack(header, [b""] * len(each.codec.substreams)).numpy()
+      data = bitstream.pack(header, [b""] * len(each.codec.substreams))
       text = rf"input format is {kind}, expected one of {expected} this model; use the model that"
       with pytest.raises(bitstream.BitstreamError, match=text):
         each.decompress(data)
@@ -227,7 +226,7 @@ class TestLumaOnly:
     preview = model.decompress(data, luma_only=True)
     np.testing.assert_array_equal(preview[..., 0], model.decompress(data).y)
 
-  def test_of_a_grey_picture_is_the_picture(self, model):
+  def test_of_a_grey_image_is_the_image(self, model):
     data = (GOLDEN / "cross_component" / "grey.kvc").read_bytes()
     np.testing.assert_array_equal(model.decompress(data, luma_only=True), model.decompress(data))
 
@@ -266,7 +265,7 @@ class TestLumaOnly:
   def test_of_a_codec_without_luma_apart_is_refused_in_one_line(self, name):
     text = (
       rf"^a model of codec {name} codes luma and chroma together, expected one of cross_component "
-      r"for luma alone; decode the whole picture$"
+      r"for luma alone; decode the whole image$"
     )
     model = _golden(name)
     with pytest.raises(coding.ModelError, match=text):
@@ -305,60 +304,60 @@ def lossless():
 
 
 def _compress(model, name, output="kvc", **arguments) -> list[str]:
-  """As `files.compress_frames`; returns the files that were written."""
-  return [job.target for job in files.compress_frames(model, name, output, **arguments)]
+  """As `batch_coding.compress_frames`; returns the files that were written."""
+  return [job.target for job in batch_coding.compress_frames(model, name, output, **arguments)]
 
 
 class TestFromFileToFile:
   @pytest.mark.parametrize("name", ["a.yuv", "a.y4m", "b/A.YUV", "a.kvc.y4m"])
   def test_is_told_by_the_suffix(self, name):
-    assert files.is_raw(name)
-    assert not files.is_raw(name + ".kvc") and not files.is_raw(name[:-4])
+    assert batch_coding.is_raw(name)
+    assert not batch_coding.is_raw(name + ".kvc") and not batch_coding.is_raw(name[:-4])
 
   @_DEPTHS
   @pytest.mark.parametrize("size", _SIZES, ids=str)
   @pytest.mark.parametrize("suffix", [".yuv", ".y4m"])
   def test_frames_come_through_sample_by_sample(self, lossless, here, suffix, size, bits):
-    pictures = [_frame(*size, bits, seed) for seed in range(3)]
-    (here / f"clip{suffix}").write_bytes(_clip(suffix, pictures))
+    images = [_frame(*size, bits, seed) for seed in range(3)]
+    (here / f"clip{suffix}").write_bytes(_clip(suffix, images))
     given = {"width": size[0], "height": size[1], "bits": bits} if suffix == ".yuv" else {}
     written = _compress(lossless, f"clip{suffix}", **given)
     assert written == [f"kvc/clip_{number:05}.kvc" for number in range(3)]
-    for name, picture in zip(written, pictures):
-      assert (here / name).read_bytes() == lossless.compress(picture)
+    for name, image in zip(written, images):
+      assert (here / name).read_bytes() == lossless.compress(image)
     for pattern, output in (("kvc", "out.yuv"), ("kvc/clip_*.kvc", "out.y4m")):
-      assert files.decompress_frames(lambda data: lossless, pattern, output) == written
-    assert (here / "out.yuv").read_bytes() == _clip(".yuv", pictures)
+      assert batch_coding.decompress_frames(lambda data: lossless, pattern, output) == written
+    assert (here / "out.yuv").read_bytes() == _clip(".yuv", images)
     reader = frames.open_frames("out.y4m")
     assert (reader.width, reader.height, reader.bits, reader.count) == (*size, bits, 3)
-    for found, picture in zip(reader, pictures):
-      _assert_equal(found, picture)
+    for found, image in zip(reader, images):
+      _assert_equal(found, image)
 
   @pytest.mark.parametrize(
     "numbers, expected", [(":", range(5)), ("1:3", [1, 2]), ("4:", [4]), (":2", [0, 1])]
   )
   def test_ranges_keep_the_numbers_of_their_frames(self, lossless, here, numbers, expected):
-    pictures = [_frame(seed=seed) for seed in range(5)]
-    (here / "clip.y4m").write_bytes(_clip(".y4m", pictures))
+    images = [_frame(seed=seed) for seed in range(5)]
+    (here / "clip.y4m").write_bytes(_clip(".y4m", images))
     written = _compress(lossless, "clip.y4m", numbers=numbers)
     assert written == [f"kvc/clip_{number:05}.kvc" for number in expected]
     for name, number in zip(written, expected):
-      assert (here / name).read_bytes() == lossless.compress(pictures[number])
+      assert (here / name).read_bytes() == lossless.compress(images[number])
 
   @pytest.mark.parametrize("suffix, bits", [(".yuv", 8), (".y4m", 10)])
   def test_frames_become_what_the_model_makes_of_each(self, model, here, suffix, bits):
-    pictures = [_frame(bits=bits, seed=seed) for seed in range(3)]
-    (here / f"clip{suffix}").write_bytes(_clip(suffix, pictures))
+    images = [_frame(bits=bits, seed=seed) for seed in range(3)]
+    (here / f"clip{suffix}").write_bytes(_clip(suffix, images))
     given = {"width": 33, "height": 17} if suffix == ".yuv" else {}
     written = _compress(model, f"clip{suffix}", numbers="1:3", **given)
     decoded = []
-    for name, picture in zip(written, pictures[1:]):
+    for name, image in zip(written, images[1:]):
       data = (here / name).read_bytes()
-      assert data == model.compress(picture)
+      assert data == model.compress(image)
       decoded.append(model.decompress(data))
     assert len(decoded) == 2 and np.any(decoded[0].cb != decoded[1].cb)
     for output in ("out.yuv", "out.y4m"):
-      files.decompress_frames(lambda data: model, "kvc", output)
+      batch_coding.decompress_frames(lambda data: model, "kvc", output)
     assert (here / "out.yuv").read_bytes() == _clip(".yuv", decoded)
     for found, expected in zip(frames.open_frames("out.y4m"), decoded):
       _assert_equal(found, expected)
@@ -375,7 +374,7 @@ class TestFromFileToFile:
     (here / "clip.y4m").write_bytes(_clip(".y4m", [_frame(seed=1), _frame(seed=2)]))
     written = _compress(lossless, "clip.y4m")
     seen = []
-    files.decompress_frames(
+    batch_coding.decompress_frames(
       lambda data: seen.append(data) or lossless, "kvc", "out.yuv", max_pixels=999
     )
     assert seen == [(here / name).read_bytes() for name in written]
@@ -392,7 +391,7 @@ class TestCompressRefuses:
     before = _tree(here)
     with pytest.raises(kind, match=text) as caught:
       # No model: none is asked.
-      files.compress_frames(None, name, "kvc", **arguments)
+      batch_coding.compress_frames(None, name, "kvc", **arguments)
     assert isinstance(caught.value, errors.Error) and "\n" not in str(caught.value)
     assert _tree(here) == before
 
@@ -461,7 +460,7 @@ class TestCompressRefuses:
     (here / "clip.y4m").write_bytes(_GOOD_Y4M)
     (here / "kvc").write_bytes(b"mine")
     text = r"^kvc is a file's name, expected a folder for the frames of clip\.y4m$"
-    self._refused(here, text, kind=files.FilesError, overwrite=True)
+    self._refused(here, text, kind=batch_coding.FilesError, overwrite=True)
     assert (here / "kvc").read_bytes() == b"mine"
 
   def test_to_replace_files_unless_it_is_told_to(self, lossless, here):
@@ -469,7 +468,7 @@ class TestCompressRefuses:
     (here / "kvc").mkdir()
     (here / "kvc" / "clip_00001.kvc").write_bytes(b"old")
     text = r"^kvc/clip_00001\.kvc exists; give another --output, or --overwrite to replace it$"
-    self._refused(here, text, kind=files.FilesError)
+    self._refused(here, text, kind=batch_coding.FilesError)
     assert (here / "kvc" / "clip_00001.kvc").read_bytes() == b"old"
     assert len(_compress(lossless, "clip.y4m", overwrite=True)) == 2
     assert (here / "kvc" / "clip_00001.kvc").read_bytes() == lossless.compress(_frame(seed=1))
@@ -498,21 +497,23 @@ class TestCompressOfFramesThatCannotBeCoded:
     assert not list(here.rglob("*.kvc"))
 
   def test_does_the_others_and_counts(self, lossless, here, capsys):
-    pictures = [_frame(seed=seed) for seed in range(3)]
-    pictures[0].y[0, 0] = pictures[2].y[0, 0] = 14
-    pictures[1].y[0, 0] = 13
-    (here / "clip.y4m").write_bytes(_clip(".y4m", pictures))
-    with pytest.raises(files.FilesError, match=r"^1 of 3 files were not coded, for the reasons ab"):
+    images = [_frame(seed=seed) for seed in range(3)]
+    images[0].y[0, 0] = images[2].y[0, 0] = 14
+    images[1].y[0, 0] = 13
+    (here / "clip.y4m").write_bytes(_clip(".y4m", images))
+    with pytest.raises(
+      batch_coding.FilesError, match=r"^1 of 3 files were not coded, for the reasons ab"
+    ):
       _compress(lossless, "clip.y4m")
     assert _tree("kvc") == ["clip_00000.kvc", "clip_00002.kvc"]
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("failed: clip.y4m: ") and line.endswith("a latent lies too far")
 
   def test_names_the_frame_among_several(self, lossless, here, capsys):
-    pictures = [_frame(seed=seed) for seed in range(3)]
-    pictures[1].y[0, 0] = 13
-    (here / "clip.y4m").write_bytes(_clip(".y4m", pictures))
-    with pytest.raises(files.FilesError):
+    images = [_frame(seed=seed) for seed in range(3)]
+    images[1].y[0, 0] = 13
+    (here / "clip.y4m").write_bytes(_clip(".y4m", images))
+    with pytest.raises(batch_coding.FilesError):
       _compress(lossless, "clip.y4m")
     assert "frame 1" in capsys.readouterr().err
 
@@ -527,36 +528,36 @@ class TestCompressOfFramesThatCannotBeCoded:
 class TestDecompressRefuses:
   @pytest.fixture
   def coded(self, lossless, here):
-    """Frames in kvc/, a picture in picture.kvc."""
+    """Frames in kvc/, an image in image.kvc."""
     (here / "clip.y4m").write_bytes(_GOOD_Y4M)
     _compress(lossless, "clip.y4m")
-    (here / "picture.kvc").write_bytes(struct.pack("<3i", 4, 6, 0) + bytes(1))
+    (here / "image.kvc").write_bytes(struct.pack("<3i", 4, 6, 0) + bytes(1))
     return here
 
   def _refused(self, coded, kind, text, pattern="kvc", output="out.y4m", **arguments):
     before = {name: _content(coded / name) for name in _tree(coded)}
     with pytest.raises(kind, match=text) as caught:
-      files.decompress_frames(lambda data: _Lossless(), pattern, output, **arguments)
+      batch_coding.decompress_frames(lambda data: _Lossless(), pattern, output, **arguments)
     assert isinstance(caught.value, errors.Error) and "\n" not in str(caught.value)
     assert {name: _content(coded / name) for name in _tree(coded)} == before
 
   def test_to_replace_a_file_unless_it_is_told_to(self, lossless, coded):
     (coded / "out.y4m").write_bytes(b"old")
     text = r"^out\.y4m exists; give another --output, or --overwrite to replace it$"
-    self._refused(coded, files.FilesError, text)
-    files.decompress_frames(lambda data: lossless, "kvc", "out.y4m", overwrite=True)
+    self._refused(coded, batch_coding.FilesError, text)
+    batch_coding.decompress_frames(lambda data: lossless, "kvc", "out.y4m", overwrite=True)
     assert frames.open_frames("out.y4m").count == 2
 
   @pytest.mark.parametrize("output", ["out.y4m", "out.yuv"])
   @pytest.mark.parametrize("there", [False, True])
-  def test_a_picture_or_a_damaged_file_behind_frames_and_leaves_no_half(self, coded, output, there):
+  def test_an_image_or_a_damaged_file_behind_frames_and_leaves_no_half(self, coded, output, there):
     """What was there before stays, even where it may be replaced."""
     if there:
       (coded / output).write_bytes(b"old")
     last = coded / "kvc" / "clip_00002.kvc"
-    last.write_bytes((coded / "picture.kvc").read_bytes())
-    text = rf"^kvc/clip_00002\.kvc holds an RGB or grey picture, expected a raw frame for {output};"
-    self._refused(coded, files.FilesError, text, output=output, overwrite=there)
+    last.write_bytes((coded / "image.kvc").read_bytes())
+    text = rf"^kvc/clip_00002\.kvc holds an RGB or grey image, expected a raw frame for {output};"
+    self._refused(coded, batch_coding.FilesError, text, output=output, overwrite=there)
     last.write_bytes(b"")
     text = r"the file is damaged; copy it again"
     self._refused(coded, bitstream.BitstreamError, text, output=output, overwrite=there)
@@ -569,18 +570,18 @@ class TestDecompressRefuses:
 
   def test_a_folder_without_files_and_an_output_in_none(self, coded):
     (coded / "empty").mkdir()
-    self._refused(coded, images.ImageError, r"^empty: no \.kvc files found; expected", "empty")
+    self._refused(coded, image_files.ImageError, r"^empty: no \.kvc files found; expected", "empty")
     text = r"^missing/out\.y4m: cannot be written: No such file or directory; expected an existing"
     self._refused(coded, frames.FrameError, text, output="missing/out.y4m")
 
   @pytest.mark.parametrize("output", ["out.png", "out.bmp"])
-  def test_a_frame_for_a_picture_as_its_colours_are_not_known(self, lossless, coded, output):
+  def test_a_frame_for_an_image_as_its_colours_are_not_known(self, lossless, coded, output):
     text = (
-      r"^kvc/clip_00000\.kvc holds a raw 4:2:0 frame, expected an RGB or grey picture for "
+      r"^kvc/clip_00000\.kvc holds a raw 4:2:0 frame, expected an RGB or grey image for "
       rf"{output}; give an --output that ends in \.y4m or \.yuv$"
     )
-    with pytest.raises(files.FilesError, match=text):
-      files.decompress(lambda data: lossless, "kvc/clip_00000.kvc", output)
+    with pytest.raises(batch_coding.FilesError, match=text):
+      batch_coding.decompress(lambda data: lossless, "kvc/clip_00000.kvc", output)
     assert not (coded / output).exists()
 
   def test_a_damaged_file_by_its_name(self, coded):
@@ -591,8 +592,10 @@ class TestDecompressRefuses:
   def test_a_preview_of_luma_for_a_file_of_frames(self, cross_component, coded):
     (coded / "frame.kvc").write_bytes(cross_component.compress(_frame()))
     with pytest.raises(errors.Error, match=r"luma_only|preview") as caught:
-      files.decompress_frames(lambda data: cross_component, "frame.kvc", "o.yuv", luma_only=True)
-    assert "frame.kvc holds an RGB or grey picture" not in str(caught.value)
+      batch_coding.decompress_frames(
+        lambda data: cross_component, "frame.kvc", "o.yuv", luma_only=True
+      )
+    assert "frame.kvc holds an RGB or grey image" not in str(caught.value)
     assert not (coded / "o.yuv").exists()
 
 
@@ -600,7 +603,7 @@ def test_the_home_folder_is_taken_by_its_sign(lossless, here, monkeypatch):
   monkeypatch.setenv("HOME", str(here))
   (here / "clip.y4m").write_bytes(_GOOD_Y4M)
   _compress(lossless, "~/clip.y4m", "~/kvc")
-  files.decompress_frames(lambda data: lossless, "~/kvc", "~/out.y4m")
+  batch_coding.decompress_frames(lambda data: lossless, "~/kvc", "~/out.y4m")
   assert frames.open_frames("out.y4m").count == 2
 
 
@@ -608,12 +611,12 @@ def _content(path: pathlib.Path) -> bytes | None:
   return path.read_bytes() if path.is_file() else None
 
 
-def test_luma_only_of_a_frame_is_written_as_a_grey_picture(cross_component, here):
+def test_luma_only_of_a_frame_is_written_as_a_grey_image(cross_component, here):
   data = cross_component.compress(_frame())
   damaged = _with_substreams(data, [*_substreams(data)[:2], b"", b""])
   (here / "frame.kvc").write_bytes(damaged)
-  files.decompress(lambda data: cross_component, "frame.kvc", "luma.png", luma_only=True)
-  found = images.read_image("luma.png")
+  batch_coding.decompress(lambda data: cross_component, "frame.kvc", "luma.png", luma_only=True)
+  found = image_files.read_image("luma.png")
   np.testing.assert_array_equal(found[..., 0], cross_component.decompress(data).y)
   assert found.shape == (17, 33, 1) and np.std(found) > 1
 
@@ -621,13 +624,9 @@ def test_luma_only_of_a_frame_is_written_as_a_grey_picture(cross_component, here
 class TestExportOfFrames:
   @pytest.fixture(scope="class")
   def exported(self, model, tmp_path_factory):
-    """The signatures of pictures are empty: other tests run them."""
     folder = str(tmp_path_factory.mktemp("exported") / "export")
-    with pytest.MonkeyPatch.context() as patch:
-      patch.setattr(model, "compress_graph", lambda picture: tf.constant(""))
-      patch.setattr(model, "decompress_graph", lambda data: tf.constant(""))
-      saved_model.export(model, folder)
-    return files.open_model(folder)
+    saved_model.export(model, folder)
+    return batch_coding.open_model(folder)
 
   def test_gives_the_bytes_and_planes_of_the_model(self, model, exported):
     signatures = exported._signatures
@@ -662,23 +661,21 @@ class TestExportOfFrames:
       exported.compress(_frame()._replace(bits=9))
 
   def test_has_no_preview_of_luma(self, model, exported):
-    text = r"decodes its own files alone, to whole pictures; drop --allow_other_synthesis and --lum"
+    text = r"decodes its own files alone, to whole images; drop --allow_other_synthesis and --lum"
     with pytest.raises(coding.ModelError, match=text):
       exported.decompress(model.compress(_frame()), luma_only=True)
 
-  def test_refuses_the_file_of_a_picture_as_a_frame(self, model, exported):
+  def test_refuses_the_file_of_an_image_as_a_frame(self, model, exported):
     decompress = exported._signatures["decompress_frame"]
     name = model.description["codec"]
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"holds another kind of picture; use"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"holds another kind of image; use"):
       decompress(data=tf.constant((GOLDEN / name / "photo.kvc").read_bytes()))
 
-  def test_of_a_codec_of_rgb_has_no_signature_for_frames(self, of_rgb, tmp_path, monkeypatch):
-    monkeypatch.setattr(of_rgb, "compress_graph", lambda picture: tf.constant(""))
-    monkeypatch.setattr(of_rgb, "decompress_graph", lambda data: tf.constant(""))
+  def test_of_a_codec_of_rgb_has_no_signature_for_frames(self, of_rgb, tmp_path):
     saved_model.export(of_rgb, str(tmp_path / "export"))
-    exported = files.open_model(str(tmp_path / "export"))
+    exported = batch_coding.open_model(str(tmp_path / "export"))
     header = bitstream.Header(of_rgb.fingerprint, bitstream.YCBCR420, 8, 17, 33)
-    data = bitstream.pack(header, [b"z", b"y"]).numpy()
+    data = bitstream.pack(header, [b"z", b"y"])
     for name, call in (
       ("compress_frame", lambda: exported.compress(_frame())),
       ("decompress_frame", lambda: exported.decompress(data)),

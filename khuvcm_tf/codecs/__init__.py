@@ -1,41 +1,42 @@
-"""The codecs by name. A new one is a file here and a line in `_BUILDERS`."""
+"""The codecs by name. A new one is a file here and a line in `_OF_RGB` or `_BUILDERS`.
+
+Nothing here imports TensorFlow before a codec is built, so that programs can list the names.
+"""
 
 from __future__ import annotations
 
-import tensorflow as tf
+import functools
+import importlib
+import inspect
+import typing
 
 from khuvcm_tf import errors
-from khuvcm_tf.codecs import (
-  bmshj2018,
-  bmshj2018_factorized,
-  cheng2020,
-  cross_component,
-  luma_chroma420,
-  mbt2018,
-  mbt2018_mean,
-  ycbcr444,
-)
-from khuvcm_tf.codecs.codec import Codec
 
-_BUILDERS = {
-  "bmshj2018_factorized": bmshj2018_factorized.build,
-  "bmshj2018": bmshj2018.build,
-  "mbt2018_mean": mbt2018_mean.build,
-  "mbt2018": mbt2018.build,
-  "cheng2020": cheng2020.build,
-  "ycbcr444": ycbcr444.build,
-  "luma_chroma420": luma_chroma420.build,
-  "cross_component": cross_component.build,
+if typing.TYPE_CHECKING:
+  from khuvcm_tf.codecs.codec import Codec
+
+
+def _build(name: str, *args, **arguments) -> Codec:
+  """Calls `build` of a codec's file; arguments declared as integers have to be 1 or more."""
+  build = importlib.import_module(f"khuvcm_tf.codecs.{name}").build
+  kinds = {key: each.annotation for key, each in inspect.signature(build).parameters.items()}
+  for key, value in arguments.items():
+    allowed = {"int": (int,), "int | None": (int, type(None))}.get(kinds.get(key))
+    if allowed and (type(value) not in allowed or value is not None and value < 1):
+      raise ValueError(f"`{key}` is {value!r}, expected an integer of 1 or more")
+  return build(*args, **arguments)
+
+
+_OF_RGB = {
+  name: functools.partial(_build, name)
+  for name in ("bmshj2018_factorized", "bmshj2018", "mbt2018_mean", "mbt2018", "cheng2020")
 }
-
-_SIZES = (
-  "num_filters",
-  "latent_depth",
-  "num_mixtures",
-  "chroma_filters",
-  "chroma_depth",
-  "prior_layers",
-)
+_BUILDERS = {
+  **_OF_RGB,
+  "ycbcr444": functools.partial(_build, "ycbcr444", _OF_RGB),
+  "luma_chroma420": functools.partial(_build, "luma_chroma420"),
+  "cross_component": functools.partial(_build, "cross_component"),
+}
 
 
 def names() -> list[str]:
@@ -49,7 +50,8 @@ def create(name: str, dtype: str = "float32", **arguments) -> Codec:
   Args:
     name: one of `names()`.
     dtype: of the transforms: "float32", "float64", or a Keras policy such as "mixed_bfloat16".
-    **arguments: of the codec's `build`.
+    **arguments: of the codec's `build`. Fields of its `entropy_config` may be given one by one, as
+      models of earlier versions have them.
 
   Raises:
     errors.Error: no such codec, or an argument that it does not take.
@@ -58,14 +60,15 @@ def create(name: str, dtype: str = "float32", **arguments) -> Codec:
     >>> create("mbt2018_mean", num_filters=8, latent_depth=12).substreams
     ('z', 'y')
   """
+  import tensorflow as tf  # Seconds to import.
+
+  from khuvcm_tf.entropy.entropy_model import EntropyModelConfig
+
   if name not in _BUILDERS:
     raise errors.Error(f"no codec is called {name!r}; there are {', '.join(names())}")
-  for argument, value in arguments.items():
-    whole = value is None or isinstance(value, int) and value >= 1
-    if argument in _SIZES and not whole:
-      raise errors.Error(
-        f"codec {name}: `{argument}` is {value!r}, expected an integer of 1 or more"
-      )
+  config = {key: arguments.pop(key) for key in EntropyModelConfig._fields if key in arguments}
+  if config:
+    arguments["entropy_config"] = {**config, **(arguments.get("entropy_config") or {})}
   policy = tf.keras.mixed_precision.global_policy()
   tf.keras.mixed_precision.set_global_policy(dtype)
   try:

@@ -9,21 +9,26 @@ after J. Ballé, V. Laparra, E. P. Simoncelli: End-to-end optimized image compre
 
 N = num_filters, M = latent_depth; published models take N = 128, M = 192 for the lower rates and
 N = 192, M = 320 for the higher ones.
+
+What to expect on Kodak (bmshj2018-factorized as published; docs/published_weights.md):
+
+  lambda    0.0018     0.0130     0.1800
+  bpp        0.123      0.440      1.833
+  dB         26.91      31.28      39.62   (PSNR of RGB)
 """
 
 from __future__ import annotations
 
 from khuvcm_tf import layers
-from khuvcm_tf.codecs import codec, picture_format
-from khuvcm_tf.entropy import factorized_coder, latent_coder
+from khuvcm_tf.codecs import codec, input_format
+from khuvcm_tf.entropy import entropy_model, factorized_model
 
 
 def build(
   num_filters: int = 128,
   latent_depth: int = 192,
   activation: str = "gdn",
-  prior_layers: int = 2,
-  stored_medians: bool = False,
+  entropy_config: dict | None = None,
 ) -> codec.Codec:
   """Composes the codec.
 
@@ -31,15 +36,16 @@ def build(
     num_filters: N, channels of the transforms.
     latent_depth: M, channels of y.
     activation: of the transforms, "gdn" (the paper's) or "prelu".
-    prior_layers, stored_medians: form of the entropy model (`latent_coder.Form`).
+    entropy_config: fields of `entropy_model.EntropyModelConfig` that differ from its defaults.
   """
   n, m = num_filters, latent_depth
-  form = latent_coder.Form(prior_layers=prior_layers, stored_medians=stored_medians)
   return codec.Codec(
-    picture_format.Rgb(),
+    input_format.Rgb(),
     codec.Branch(
-      layers.four_stage_analysis(n, m, activation),
-      layers.four_stage_synthesis(n, m, activation),
-      factorized_coder.FactorizedCoder(m, quantization_mode="noise", form=form),
+      g_a=layers.four_stage_analysis(n, m, activation),
+      g_s=layers.four_stage_synthesis(n, m, activation),
+      entropy_model=factorized_model.FactorizedModel(
+        m, quantization_mode="noise", config=entropy_model.configured(entropy_config)
+      ),
     ),
   )

@@ -1,4 +1,7 @@
-"""What a codec is: a picture format, and branches of analysis, synthesis and latent coder."""
+"""What a codec is: an input format, and branches of analysis, entropy model and synthesis.
+
+Letters: x samples [B, H, W, C]; y latents [B, h, w, M]; a hat marks their reconstruction.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,11 @@ from typing import Callable, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from khuvcm_tf.codecs import picture_format as picture_format_lib
-from khuvcm_tf.codecs.picture_format import Planes
-from khuvcm_tf.entropy import latent_coder as latent_coder_lib
+from khuvcm_tf.codecs import input_format as input_format_lib
+from khuvcm_tf.codecs.input_format import Planes
+from khuvcm_tf.entropy import entropy_model as entropy_model_lib
 from khuvcm_tf.layers import Transform
+from khuvcm_tf.ops import padding
 
 # How a transform is applied: as a plain network, or in bands.
 Run = Callable[[Transform, tf.Tensor], tf.Tensor]
@@ -26,93 +30,105 @@ def in_bands(transform: Transform, x: tf.Tensor) -> tf.Tensor:
   return transform.in_bands(x)
 
 
-class Known(NamedTuple):
-  """What a decoder has of a branch: latents y_hat, and the samples that it made of them."""
+class DecodedBranch(NamedTuple):
+  """The reconstruction of a branch: its latents, and its samples."""
 
   y_hat: tf.Tensor
-  samples: tf.Tensor
+  x_hat: tf.Tensor
+
+
+class Context(NamedTuple):
+  """The inputs of a branch beside its samples or latents.
+
+  Attributes:
+    run: how transforms are applied, `plain` or `in_bands`.
+    decoded: the branches before it.
+  """
+
+  run: Run
+  decoded: tuple[DecodedBranch, ...] = ()
+
+  def after(self, branch: Branch, y_hat: tf.Tensor) -> Context:
+    """Returns the context of the next branch, given the latents of `branch`."""
+    y_hat = tf.cast(y_hat, branch.compute_dtype)
+    decoded = DecodedBranch(y_hat, branch.synthesize(y_hat, self))
+    return self._replace(decoded=(*self.decoded, decoded))
 
 
 class Branch(tf.keras.layers.Layer):
-  """Codes samples: y = g_a(x), x_hat = g_s(y_hat), and the latent coder between them.
+  """y = g_a(x), x_hat = g_s(y_hat), and the entropy model of y between them.
 
   Most codecs have one branch, which codes all channels of the samples. Where there are several,
-  each codes some of the channels, and may look at what is known of those before it.
+  each codes some of the channels, and may depend on what is decoded of those before it.
 
   Args:
-    analysis: g_a.
-    synthesis: g_s.
-    latent_coder: quantizes y and tells its bits.
-    name: stands before the names of weights and substreams where there are several branches.
+    g_a: the analysis transform.
+    g_s: the synthesis transform.
+    entropy_model: quantizes y and models its bits.
+    name: prefix of the names of weights and substreams where there are several branches.
   """
 
   def __init__(
     self,
-    analysis: Transform,
-    synthesis: Transform,
-    latent_coder: latent_coder_lib.LatentCoder,
+    g_a: Transform,
+    g_s: Transform,
+    entropy_model: entropy_model_lib.EntropyModel,
     name: str = "branch",
   ):
     super().__init__(name=name)
-    self.analysis, self.synthesis, self.latent_coder = analysis, synthesis, latent_coder
+    self.g_a, self.g_s, self.entropy_model = g_a, g_s, entropy_model
 
   @property
   def networks(self) -> dict[str, tf.keras.layers.Layer]:
-    """All parts that have weights, by name; what a decoder needs begins with `synthesis`."""
-    return {"analysis": self.analysis, "synthesis": self.synthesis, **self.latent_coder.networks}
+    """All parts that have weights, by name; names of the decoder's begin with `synthesis`."""
+    return {"analysis": self.g_a, "synthesis": self.g_s, **self.entropy_model.networks}
 
-  def latents(self, samples: tf.Tensor, known: Sequence[Known], run: Run) -> tf.Tensor:
-    """Returns y, [B, h, w, M].
+  def analyze(self, x: tf.Tensor, context: Context) -> tf.Tensor:
+    """Returns y of samples x, which hold the channels of all branches."""
+    return context.run(self.g_a, x)
 
-    Args:
-      samples: [B, H, W, C], of all branches.
-      known: of the branches before.
-      run: how transforms are applied.
-    """
-    del known
-    return run(self.analysis, samples)
-
-  def samples(self, y_hat: tf.Tensor, known: Sequence[Known], run: Run) -> tf.Tensor:
-    """Returns the decoded samples of this branch's channels."""
-    del known
-    return run(self.synthesis, y_hat)
+  def synthesize(self, y_hat: tf.Tensor, context: Context) -> tf.Tensor:
+    """Returns x_hat, the channels of this branch."""
+    return context.run(self.g_s, y_hat)
 
 
 class Codec(tf.keras.Model):
   """A codec composed of its parts; it holds no coder state, and no float of it steers a coder.
 
   Args:
-    picture_format: pictures to the networks' samples and back.
+    input_format: from inputs to the networks' samples and back.
     *branches: in the order in which they are coded.
   """
 
-  def __init__(self, picture_format: picture_format_lib.Rgb, *branches: Branch):
-    # Planes stay as they are, whatever the precision of the networks.
+  def __init__(self, input_format: input_format_lib.InputFormat, *branches: Branch):
+    # Planes keep their type, whatever the precision of the networks.
     super().__init__(autocast=False)
-    self.picture_format = picture_format
+    self.input_format = input_format
     self.branches = list(branches)
 
   @property
   def latent_stride(self) -> int:
     """Pixels along the side of a latent."""
-    return self.picture_format.side * self.branches[0].analysis.stride
+    return self.input_format.subsampling * self.branches[0].g_a.stride
 
   @property
   def stride(self) -> int:
-    """Both sides of a picture are padded to a multiple of this many pixels."""
-    return math.lcm(*(self.latent_stride * each.latent_coder.stride for each in self.branches))
+    """Both sides of an input are padded to a multiple of this many pixels."""
+    strides = (self.latent_stride * each.entropy_model.stride for each in self.branches)
+    return math.lcm(*strides)
 
   @property
   def substreams(self) -> tuple[str, ...]:
-    return tuple(self.prefixed(lambda branch: dict.fromkeys(branch.latent_coder.substreams), "_"))
+    """Names of the parts that are coded, in the order of the file."""
+    return tuple(self.prefixed(lambda branch: dict.fromkeys(branch.entropy_model.substreams), "_"))
 
   @property
-  def sample_dtype(self) -> tf.DType:
+  def plane_dtype(self) -> tf.DType:
     """Of planes: float64 where the transforms are, so that pixels are equal on all machines."""
     return tf.float64 if self.compute_dtype == "float64" else tf.float32
 
   def prefixed(self, by_name: Callable[[Branch], dict], separator: str = "/") -> dict:
-    """Joins what each branch has by name; where there are several, their names stand before."""
+    """Joins the dicts of all branches; where there are several, their names head the keys."""
     if len(self.branches) == 1:
       return by_name(self.branches[0])
     return {
@@ -147,76 +163,76 @@ class Codec(tf.keras.Model):
       weight.assign(values[name].astype(weight.dtype.as_numpy_dtype))
 
   def planes(self, rgb: tf.Tensor) -> Planes:
-    """Returns the planes of RGB pictures [B, H, W, 3], 0..255 of any type."""
-    return self.picture_format.planes(rgb, self.sample_dtype)
+    """Returns the planes of RGB images [B, H, W, 3], 0..255 of any type."""
+    return self.input_format.from_rgb(rgb, self.plane_dtype)
 
-  def call(self, planes: Planes, training: bool = False):
-    """Codes pictures in floats, as training and its validation need it.
+  def samples(self, planes: Planes) -> tf.Tensor:
+    """Returns x, the samples of planes, padded to a multiple of `stride`."""
+    return self.input_format.to_samples(planes, self.stride, self.compute_dtype)
+
+  def run_for(self, height: int, width: int) -> Run:
+    """Returns `plain` for an input that each transform takes in one band, else `in_bands`.
+
+    Both give the same results there. `plain` saves half the time of building a graph.
 
     Args:
-      planes: of pictures of any size.
+      height, width: of the input in pixels.
+    """
+    sides = [padding.padded_size(side, self.stride) for side in (height, width)]
+    for branch in self.branches:
+      for network in branch.networks.values():
+        if isinstance(network, Transform):
+          pixels = self.latent_stride if network.enlarges else self.input_format.subsampling
+          if not network.fits_a_band(*(side // pixels for side in sides)):
+            return in_bands
+    return plain
+
+  def reconstruction(self, context: Context, height, width) -> Planes:
+    """Returns the planes of decoded branches, neither rounded nor clipped.
+
+    Args:
+      context: in which all branches are decoded, or the first ones: then planes lack the channels
+        of the others.
+      height, width: of the input in pixels.
+    """
+    x_hat = tf.concat([each.x_hat for each in context.decoded], axis=-1)
+    return self.input_format.from_samples(tf.cast(x_hat, self.plane_dtype), height, width)
+
+  def call(self, planes: Planes, training: bool = False):
+    """Codes inputs in floats, as training and its validation need it.
+
+    Args:
+      planes: of inputs of any size.
       training: whether rounding is replaced by its differentiable stand-in.
 
     Returns:
       The decoded planes, neither rounded nor clipped, and {substream: bits [B]}.
     """
-    samples = self._samples(planes)
-    bits, known = {}, []
+    x, context, bits = self.samples(planes), Context(plain), {}
     for branch in self.branches:
-      y = branch.latents(samples, known, plain)
-      y_hat, bits[branch] = branch.latent_coder(y, training=training)
-      y_hat = tf.cast(y_hat, self.compute_dtype)
-      known.append(Known(y_hat, branch.samples(y_hat, known, plain)))
-    return self._decoded(known, planes), self.prefixed(bits.get, "_")
-
-  def encode(self, planes: Planes, code: Callable[[Branch, tf.Tensor], tf.Tensor]):
-    """Computes the latents of pictures of any size, in bands.
-
-    Args:
-      planes: of the pictures.
-      code: (branch, y [B, h, w, M]) -> y_hat as a decoder will find it; the last one's is not used.
-    """
-    samples, known = self._samples(planes), []
-    for branch in self.branches:
-      y_hat = code(branch, branch.latents(samples, known, in_bands))
-      if branch is not self.branches[-1]:
-        known.append(self._known(branch, y_hat, known))
-
-  def decode(self, y_hats: Sequence[tf.Tensor], height, width) -> Planes:
-    """Returns the planes of decoded latents, neither rounded nor clipped, in bands.
-
-    Args:
-      y_hats: of all branches, or of the first ones: then planes lack the channels of the others.
-      height, width: of the pictures in pixels.
-    """
-    known = []
-    for branch, y_hat in zip(self.branches, y_hats):
-      known.append(self._known(branch, y_hat, known))
-    samples = self._joined(known)
-    return self.picture_format.from_network(tf.cast(samples, self.sample_dtype), height, width)
+      y = branch.analyze(x, context)
+      y_hat, bits[branch] = branch.entropy_model(y, training=training)
+      context = context.after(branch, y_hat)
+    height, width = tf.unstack(tf.shape(planes[0])[1:3])
+    return self.reconstruction(context, height, width), self.prefixed(bits.get, "_")
 
   def latents(self, planes: Planes) -> list[tf.Tensor]:
-    """Returns y of each branch, in bands; later branches see what floats know of earlier ones."""
-    found = []
-
-    def code(branch, y):
-      found.append(y)
-      return None if branch is self.branches[-1] else branch.latent_coder(y)[0]
-
-    self.encode(planes, code)
+    """Returns y of each branch, in bands; later branches get what floats decode of earlier ones."""
+    x, context, found = self.samples(planes), Context(in_bands), []
+    for branch in self.branches:
+      found.append(branch.analyze(x, context))
+      if branch is not self.branches[-1]:
+        context = context.after(branch, branch.entropy_model(found[-1])[0])
     return found
 
-  def _samples(self, planes):
-    return self.picture_format.to_network(planes, self.stride, self.compute_dtype)
+  def decode(self, y_hats: Sequence[tf.Tensor], height, width) -> Planes:
+    """Returns the planes of latents of all branches, or of the first ones, in bands.
 
-  def _known(self, branch, y_hat, known):
-    y_hat = tf.cast(y_hat, self.compute_dtype)
-    return Known(y_hat, branch.samples(y_hat, known, in_bands))
-
-  def _joined(self, known):
-    return tf.concat([each.samples for each in known], axis=-1)
-
-  def _decoded(self, known, planes):
-    samples = tf.cast(self._joined(known), self.sample_dtype)
-    height, width = tf.shape(planes[0])[1], tf.shape(planes[0])[2]
-    return self.picture_format.from_network(samples, height, width)
+    Args:
+      y_hats: [B, h, w, M] of each branch.
+      height, width: of the input in pixels.
+    """
+    context = Context(in_bands)
+    for branch, y_hat in zip(self.branches, y_hats):
+      context = context.after(branch, y_hat)
+    return self.reconstruction(context, height, width)

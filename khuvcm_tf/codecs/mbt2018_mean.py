@@ -9,16 +9,22 @@ compression. NeurIPS 2018. https://arxiv.org/abs/1809.02736 (table 1 without the
   x_hat = g_s(y_hat)
 
 N = num_filters, M = latent_depth; published models take N = 128, M = 192 for the lower rates and
-N = 192, M = 320 for the higher ones. In training the synthesis sees straight-through rounded
-latents, the rate sees noise (D. Minnen, S. Singh: Channel-wise autoregressive entropy models for
-learned image compression. ICIP 2020, section 3.2).
+N = 192, M = 320 for the higher ones. In training the synthesis receives straight-through
+rounded latents, the rate is that of noisy ones (D. Minnen, S. Singh: Channel-wise autoregressive
+entropy models for learned image compression. ICIP 2020, section 3.2).
+
+What to expect on Kodak (mbt2018-mean as published; docs/published_weights.md):
+
+  lambda    0.0018     0.0130     0.1800
+  bpp        0.124      0.461      1.619
+  dB         27.70      32.95      40.63   (PSNR of RGB)
 """
 
 from __future__ import annotations
 
 from khuvcm_tf import layers
-from khuvcm_tf.codecs import codec, latent_coders, picture_format
-from khuvcm_tf.entropy import latent_coder
+from khuvcm_tf.codecs import codec, input_format
+from khuvcm_tf.entropy import entropy_model, minnen2018
 
 
 def build(
@@ -26,9 +32,7 @@ def build(
   latent_depth: int = 192,
   activation: str = "gdn",
   leaky_slope: float = 0.2,
-  log_scales: bool = True,
-  prior_layers: int = 2,
-  stored_medians: bool = False,
+  entropy_config: dict | None = None,
 ) -> codec.Codec:
   """Composes the codec.
 
@@ -37,15 +41,16 @@ def build(
     latent_depth: M, channels of y.
     activation: of the transforms, "gdn" (the paper's) or "prelu".
     leaky_slope: of the rectifiers in the hyper transforms.
-    log_scales, prior_layers, stored_medians: form of the entropy model (`latent_coder.Form`).
+    entropy_config: fields of `entropy_model.EntropyModelConfig` that differ from its defaults.
   """
   n, m = num_filters, latent_depth
-  form = latent_coder.Form(log_scales, prior_layers, stored_medians)
   return codec.Codec(
-    picture_format.Rgb(),
+    input_format.Rgb(),
     codec.Branch(
-      layers.four_stage_analysis(n, m, activation),
-      layers.four_stage_synthesis(n, m, activation),
-      latent_coders.mean_and_scale(n, m, leaky_slope, form),
+      g_a=layers.four_stage_analysis(n, m, activation),
+      g_s=layers.four_stage_synthesis(n, m, activation),
+      entropy_model=minnen2018.mean_scale_hyperprior(
+        n, m, leaky_slope, entropy_model.configured(entropy_config)
+      ),
     ),
   )

@@ -69,8 +69,8 @@ _DAMAGE = (
 def read(path: str) -> dict[str, np.ndarray]:
   """Reads all tensors of a checkpoint; nothing that it contains is run.
 
-  Formats are told by content, whatever the file's name. Where a checkpoint of training wraps the
-  weights in a dict of its own, the dict under `state_dict`, `model` or `net` is taken, in this
+  Formats are recognized by content, whatever the file's name. Where a checkpoint of training wraps
+  the weights in a dict of its own, the dict under `state_dict`, `model` or `net` is taken, in this
   order; its other entries are left aside, and so is what in a state dict is no tensor.
 
   Args:

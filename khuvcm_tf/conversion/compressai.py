@@ -3,18 +3,18 @@
 J. Bégaint, F. Racapé, S. Feltman, A. Pushparaja: CompressAI: a PyTorch library and evaluation
 platform for end-to-end compression research. 2020. https://arxiv.org/abs/2011.03029
 
-Both are the same networks. What differs is told here, once for each kind of layer: the layout of
-kernels, the order of channels, and the names.
+Both are the same networks. They differ in the layout of kernels, the order of channels, and the
+names, as listed here for each kind of layer.
 
 - Convolutions: [out, in, h, w] becomes [h, w, in, out]; transposed ones: [in, out, h, w] likewise.
 - GDN: both store square roots with the same bounds; gamma is transposed.
 - Subpixel convolutions: channel 4 c + 2 i + j becomes (2 i + j) C + c.
-- Masked convolutions: what lies under the mask is dropped (a file may hold anything there).
+- Masked convolutions: weights under the mask are dropped (a file may hold anything there).
 - Entropy parameters: scales then means become means then scales; side information then context
   become context then side information.
-- The factorized prior: the middle one of three learned quantiles is what z is rounded around.
+- The factorized prior: z is rounded around the middle one of three learned quantiles.
 
-Coder tables that a checkpoint holds are left aside: the project makes its own.
+The tables of CompressAI's range coder in a checkpoint are ignored: the project makes its own.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ import tensorflow_compression as tfc
 from absl import logging
 
 from khuvcm_tf import codecs, coding, errors, layers, model_files
+from khuvcm_tf.codecs import codec as codec_lib
 from khuvcm_tf.conversion import checkpoint as checkpoint_lib
 from khuvcm_tf.conversion import torch_pickle
 from khuvcm_tf.data import pipeline, sample_photos
 from khuvcm_tf.entropy import factorized
 
-# What all published weights are in terms of our codecs' arguments.
-_FORM = {"prior_layers": 4, "stored_medians": True}
-_SCALES = {"log_scales": False}
+# Published weights in terms of our codecs' arguments.
+_PRIOR = {"prior_layers": 4, "stored_medians": True}
+_CONFIG = {"entropy_config": {**_PRIOR, "log_scales": False}}
 _SLOPE = {"leaky_slope": 0.01}
 
 
@@ -50,7 +51,7 @@ class Published(NamedTuple):
 
   Attributes:
     codec: ours.
-    arguments: of ours, but for sizes.
+    arguments: of ours, except sizes.
     latent_depth: whether M is an argument (where it is not, it is N).
   """
 
@@ -60,21 +61,21 @@ class Published(NamedTuple):
 
 
 CODECS = {
-  "bmshj2018-factorized": Published("bmshj2018_factorized", _FORM),
-  "bmshj2018-hyperprior": Published("bmshj2018", {**_FORM, **_SCALES}),
-  "mbt2018-mean": Published("mbt2018_mean", {**_FORM, **_SCALES, **_SLOPE}),
-  "mbt2018": Published("mbt2018", {**_FORM, **_SCALES, **_SLOPE}),
+  "bmshj2018-factorized": Published("bmshj2018_factorized", {"entropy_config": _PRIOR}),
+  "bmshj2018-hyperprior": Published("bmshj2018", _CONFIG),
+  "mbt2018-mean": Published("mbt2018_mean", {**_CONFIG, **_SLOPE}),
+  "mbt2018": Published("mbt2018", {**_CONFIG, **_SLOPE}),
   "cheng2020-anchor": Published(
-    "cheng2020", {**_FORM, **_SCALES, **_SLOPE, "num_mixtures": 1, "attention": False}, False
+    "cheng2020", {**_CONFIG, **_SLOPE, "num_mixtures": 1, "attention": False}, False
   ),
   "cheng2020-attn": Published(
-    "cheng2020", {**_FORM, **_SCALES, **_SLOPE, "num_mixtures": 1, "attention": True}, False
+    "cheng2020", {**_CONFIG, **_SLOPE, "num_mixtures": 1, "attention": True}, False
   ),
 }
 
-_MOST_CHANNELS = 1024
+_MAX_CHANNELS = 1024
 
-# Constants, and tables of CompressAI's own coder.
+# Constants, and tables of CompressAI's range coder.
 _NOT_WEIGHTS = re.compile(
   r"\.(_offset|_quantized_cdf|_cdf_length|target|bound|pedestal|scale_bound|scale_table|mask)$"
 )
@@ -86,7 +87,7 @@ _PLURALS = {"matrix": "matrices", "bias": "biases", "factor": "factors"}
 class Converted(NamedTuple):
   """Our codec with published weights, and how it is built."""
 
-  codec: codecs.Codec
+  codec: codec_lib.Codec
   name: str
   arguments: dict[str, object]
 
@@ -119,10 +120,10 @@ def convert(tensors: dict[str, np.ndarray], codec: str | None = None) -> Convert
   for each in assignments(ours):
     if each.key not in weights:
       raise ConversionError(
-        f"the checkpoint has no {each.key}, expected one of {codec} with {_told(arguments)}; copy "
+        f"the checkpoint has no {each.key}, expected one of {codec} with {_text(arguments)}; copy "
         "it again from its source"
       )
-    each.variable.assign(_fitting(each, weights[each.key], f"{codec} with {_told(arguments)}"))
+    each.variable.assign(_fitting(each, weights[each.key], f"{codec} with {_text(arguments)}"))
     used.add(each.key)
   if left := sorted(set(weights) - used):
     named = ", ".join(map(_name, left[:3])) + " and others" * (len(left) > 3)
@@ -146,26 +147,26 @@ def convert_file(
     checkpoint: its file, as `checkpoint.read` takes it.
     codec: as for `convert`.
     output: folder to write.
-    calibration_images: as `images.find_images` takes them; default: scikit-image's photos.
+    calibration_images: as `image_files.find_images` takes them; default: scikit-image's photos.
     weights_dtype: "float32" or "float16".
 
   Raises:
-    errors.Error: the checkpoint, the pictures or the folder cannot be used, or integers would cost
+    errors.Error: the checkpoint, the images or the folder cannot be used, or integers would cost
       too much.
   """
   converted = convert(checkpoint_lib.read(checkpoint), codec)
   if calibration_images is None:
-    pictures = list(sample_photos.load().values())
+    images = list(sample_photos.load().values())
   else:
-    pictures = pipeline.load_whole(calibration_images)
+    images = pipeline.load_whole(calibration_images)
   description = {
     "codec": converted.name,
     "arguments": converted.arguments,
     "data": f"published weights, converted from {os.path.basename(checkpoint)}",
-    "calibration": f"{len(pictures)} pictures",
+    "calibration": f"{len(images)} images",
   }
-  logging.info("calibrates integers on %d pictures", len(pictures))
-  return model_files.save(output, converted.codec, description, pictures, weights_dtype)
+  logging.info("calibrates integers on %d images", len(images))
+  return model_files.save(output, converted.codec, description, images, weights_dtype)
 
 
 def with_current_keys(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -225,10 +226,10 @@ def sizes(weights: dict[str, np.ndarray], published: Published) -> dict[str, int
   found = {argument: len(weights[key]) for argument, key in keys.items()}
   # Before that much is built.
   for argument, size in found.items():
-    if size > _MOST_CHANNELS:
+    if size > _MAX_CHANNELS:
       raise ConversionError(
         f"{keys[argument]} has shape {list(weights[keys[argument]].shape)}, expected at most "
-        f"{_MOST_CHANNELS} channels; published weights have up to 320"
+        f"{_MAX_CHANNELS} channels; published weights have up to 320"
       )
   return found
 
@@ -255,42 +256,43 @@ def _fitting(assignment: Assignment, values: np.ndarray, model: str) -> np.ndarr
 
 
 class Assignment(NamedTuple):
-  """A variable of ours, the name of what it is made from, and how."""
+  """A variable of ours, the name of the tensor that it is converted from, and the conversion."""
 
   variable: tf.Variable
   key: str
   convert: Callable[[np.ndarray], np.ndarray]
 
 
-def assignments(codec: codecs.Codec) -> Iterator[Assignment]:
-  """Lists what each weight of our codec is made from."""
+def assignments(codec: codec_lib.Codec) -> Iterator[Assignment]:
+  """Lists the assignments to all weights of our codec."""
   (branch,) = codec.branches
-  coder, networks = branch.latent_coder, branch.networks
-  yield from _sequence(branch.analysis, "g_a")
-  yield from _sequence(branch.synthesis, "g_s")
-  yield from _prior(coder.prior)
+  entropy_model, networks = branch.entropy_model, branch.networks
+  yield from _sequence(branch.g_a, "g_a")
+  yield from _sequence(branch.g_s, "g_s")
+  yield from _prior(entropy_model.prior)
   if "hyper_analysis" in networks:
-    yield from _sequence(coder.h_a, "h_a")
-    # What tells means tells scales first there, and means first here.
-    yield from _sequence(coder.h_s, "h_s", swapped="context" not in networks and coder.means)
+    yield from _sequence(entropy_model.h_a, "h_a")
+    # Where h_s predicts means too, theirs has scales first, ours means.
+    swapped = "context" not in networks and entropy_model.has_means
+    yield from _sequence(entropy_model.h_s, "h_s", swapped)
   if "context" in networks:
-    yield from _layer(coder.context.layers[0], "context_prediction")
-    first, *others = _sequence(coder.parameter_layers, "entropy_parameters", swapped=True)
-    # Theirs sees side information first, ours the context.
+    yield from _layer(entropy_model.context.layers[0], "context_prediction")
+    first, *others = _sequence(entropy_model.entropy_parameters, "entropy_parameters", swapped=True)
+    # Inputs of theirs begin with side information, those of ours with the context.
     yield first._replace(convert=lambda w: first.convert(np.roll(w, w.shape[1] // 2, axis=1)))
     yield from others
 
 
-def _sequence(network: tf.keras.Sequential, name: str, swapped: bool = False):
+def _sequence(stack: layers.Stack, name: str, swapped: bool = False):
   """Lists the weights of layers in sequence, which are numbered there.
 
   Args:
-    network: ours.
+    stack: ours.
     name: of theirs.
     swapped: whether the halves of the last layer's outputs change places.
   """
-  for i, layer in enumerate(network.layers):
-    last = i == len(network.layers) - 1
+  for i, layer in enumerate(stack.layers):
+    last = i == len(stack.layers) - 1
     yield from _layer(layer, f"{name}.{i}", _swapped_halves if swapped and last else _unchanged)
 
 
@@ -322,11 +324,11 @@ def _layer(layer, key: str, order: Callable[[np.ndarray], np.ndarray] = _unchang
     yield Assignment(beta, f"{key}.beta", _unchanged)
     yield Assignment(gamma, f"{key}.gamma", np.transpose)
   elif isinstance(layer, layers.MaskedConv2D):
-    places, size = layer.kernel.shape[0], layer.kernel_size**2
+    positions, size = layer.kernel.shape[0], layer.kernel_size**2
     yield Assignment(
       layer.kernel,
       f"{key}.weight",
-      lambda w: w.transpose(2, 3, 1, 0).reshape(size, *w.shape[1::-1])[:places],
+      lambda w: w.transpose(2, 3, 1, 0).reshape(size, *w.shape[1::-1])[:positions],
     )
     yield Assignment(layer.bias, f"{key}.bias", _unchanged)
   elif isinstance(layer, layers.Subpixel):
@@ -392,6 +394,6 @@ def _name(key: str) -> str:
   return torch_pickle.shown(key)[1:-1]
 
 
-def _told(arguments: dict[str, object]) -> str:
+def _text(arguments: dict[str, object]) -> str:
   names = {"num_filters": "N", "latent_depth": "M"}
   return ", ".join(f"{names[key]} = {arguments[key]}" for key in names if key in arguments)

@@ -1,4 +1,4 @@
-"""Pictures and raw frames in and out of files, and the pipelines that feed training."""
+"""Images and raw frames in and out of files, and the pipelines that feed training."""
 
 from khuvcm_tf import errors
 

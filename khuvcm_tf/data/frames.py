@@ -50,7 +50,7 @@ class FrameError(errors.Error):
 
 
 class Frame(NamedTuple):
-  """One picture of a video in YCbCr 4:2:0.
+  """One image of a video in YCbCr 4:2:0.
 
   Attributes:
     y: [H, W], uint8 for 8 bits, uint16 for 10.
@@ -246,10 +246,10 @@ def write_frames(
 def to_rgb(
   frame: Frame, standard: str = "bt709", full_range: bool = False, siting: str = "left"
 ) -> np.ndarray:
-  """Returns the picture to look at, as 8-bit RGB.
+  """Returns the image to look at, as 8-bit RGB.
 
   Files seldom say which colours they mean. The defaults are those of high-definition video;
-  standard definition is "bt601", what was made from JPEG pictures "bt601", True, "centre".
+  standard definition is "bt601", what was made from JPEG images "bt601", True, "centre".
 
   Args:
     frame: of 8 or 10 bits.
@@ -301,7 +301,7 @@ def _suffix(path: str) -> str:
   suffix = os.path.splitext(path)[1].lower()
   if suffix not in SUFFIXES:
     raise FrameError(
-      f"{path}: raw frames are not told by {suffix or 'a name without a suffix'!r}; expected a "
+      f"{path}: raw frames do not end in {suffix or 'a name without a suffix'!r}; expected a "
       f"file that ends in {' or '.join(SUFFIXES)}"
     )
   return suffix

@@ -1,348 +1,316 @@
 """Training crops as a pure function of (seed, step), so that a run goes on where it was killed.
 
-Example n of the whole run (n = step * batch size + place in the batch) is a crop of picture
-permutation_e(n mod P), where e = n // P is the epoch and P the number of pictures; scale, place and
-flip are drawn from the stateless seed (seed, n).
+Example n of the whole run (n = step * batch size + position in the batch) is a crop of image
+permutation_e(n mod N), where e = n // N is the epoch and N the number of images; scale, position
+and flip are drawn from the stateless seed (seed, n).
+
+Images are decoded when they are drawn; at the start only their headers are read. Neither the size
+of the cache nor the number of threads changes a batch.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
-import functools
-import itertools
-from collections.abc import Sequence
-from typing import Callable, NamedTuple
+import dataclasses
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
+import tqdm
 from absl import logging
 
 from khuvcm_tf import errors
-from khuvcm_tf.data import DataError, images
+from khuvcm_tf.data import DataError, image_files, tfds_images
+from khuvcm_tf.data.image_cache import ImageCache
+
+_HEADER_THREADS = 16  # headers wait for the disk or the network, seldom for the processor
+_HEADERS_AT_ONCE = 256
 
 
-class Photos(NamedTuple):
-  """Pictures that a pipeline draws from.
+@dataclasses.dataclass(frozen=True)
+class TrainingImages:
+  """Images that a pipeline draws from.
 
   Attributes:
-    names: of the pictures, for messages.
-    read: int64 scalar tensor (place in `names`) -> uint8 [H, W, 3] tensor.
-    failures: why `read` failed, as `failures_named` tells it.
+    names: of the images, for messages.
+    decode: number (index into `names`) -> uint8 [H, W, 3]; raises errors.Error. Many threads call
+      it at once.
+    cache: decoded images that are kept; one without room where None.
+    failures: errors of `decode` since the start, which `failures_named` reports.
   """
 
-  names: list[str]
-  read: Callable[[tf.Tensor], tf.Tensor]
-  failures: Sequence[errors.Error] = ()
+  names: Sequence[str]
+  decode: Callable[[int], np.ndarray]
+  cache: ImageCache = dataclasses.field(default_factory=lambda: ImageCache(0))
+  failures: list[errors.Error] = dataclasses.field(default_factory=list)
+
+  def read(self, number: tf.Tensor) -> tf.Tensor:
+    """Returns image `number` (int64 scalar) as a uint8 tensor [H, W, 3]."""
+    image = tf.numpy_function(self._read, [number], tf.uint8)
+    image.set_shape((None, None, 3))
+    return image
+
+  def subset(self, numbers: Sequence[int]) -> TrainingImages:
+    """Returns some of the images, in the order of `numbers`, with an empty cache of equal size."""
+    numbers = np.asarray(numbers, np.int64)
+    return TrainingImages(
+      [self.names[number] for number in numbers],
+      lambda number: self.decode(int(numbers[number])),
+      ImageCache(self.cache.max_bytes),
+    )
+
+  def _read(self, number: np.int64) -> np.ndarray:
+    number = int(number)
+    image = self.cache.get(number)
+    if image is None:
+      try:
+        image = self.decode(number)
+      except errors.Error as error:
+        self.failures.append(error)
+        raise
+      self.cache.add(number, image)
+    return image
 
 
-def from_arrays(names: Sequence[str], arrays: Sequence[np.ndarray]) -> Photos:
-  """Keeps decoded uint8 [H, W, 3] pictures of any sizes in memory, as one flat tensor."""
-  sizes = tf.constant([array.shape[:2] for array in arrays], tf.int64)
-  starts = tf.math.cumsum(tf.reduce_prod(sizes, axis=1) * 3, exclusive=True)
-  flat = tf.constant(np.concatenate([array.ravel() for array in arrays]))
-
-  def read(place):
-    height, width = sizes[place][0], sizes[place][1]
-    start = starts[place]
-    return tf.reshape(flat[start : start + height * width * 3], (height, width, 3))
-
-  return Photos(list(names), read)
-
-
-def from_files(paths: Sequence[str], crop_size: int) -> Photos:
-  """Decodes pictures anew each time they are drawn: for sets that memory does not hold."""
-  failures = []
-
-  def read_rgb(place):
-    try:
-      picture = to_rgb(images.read_image(paths[int(place)]))
-      if min(picture.shape[:2]) < crop_size:
-        raise DataError(
-          f"{paths[int(place)]}: has sides {picture.shape[:2]}, expected at least {crop_size}"
-        )
-    except errors.Error as error:
-      failures.append(error)
-      raise
-    return picture
-
-  def read(place):
-    picture = tf.numpy_function(read_rgb, [place], tf.uint8)
-    picture.set_shape((None, None, 3))
-    return picture
-
-  return Photos(list(paths), read, failures)
+def from_arrays(names: Sequence[str], arrays: Sequence[np.ndarray]) -> TrainingImages:
+  """Returns decoded uint8 [H, W, 3] images of any sizes as images to train on."""
+  return TrainingImages(list(names), arrays.__getitem__)
 
 
 @contextlib.contextmanager
-def failures_named(photos: Photos):
-  """Within, a picture that can no longer be read ends in an error that names its file.
+def failures_named(images: TrainingImages):
+  """Within, an image that cannot be decoded ends the run with an error that names its file.
 
   Raises:
-    DataError: in place of TensorFlow's, whose text is a traceback.
+    DataError: in place of TensorFlow's error, whose text is a traceback.
   """
   try:
     yield
   except tf.errors.OpError:
-    if not photos.failures:
+    if not images.failures:
       raise
     raise DataError(
-      f"a training picture has changed since the start: {photos.failures[0]}; restore or remove "
-      "it and start again"
+      f"a training image is damaged or has changed since the start: {images.failures[0]}; restore "
+      "or remove it and start again"
     ) from None
 
 
-def to_rgb(picture: np.ndarray) -> np.ndarray:
+def to_rgb(image: np.ndarray) -> np.ndarray:
   """Expands grey [H, W, 1] to RGB [H, W, 3]."""
-  return np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture
+  return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
 
 
-def usable(found, crop_size: int):
-  """Reads pictures and leaves out those that are broken or smaller than a crop, and says so.
+def load(pattern: str, crop_size: int, cache_bytes: int) -> TrainingImages:
+  """Finds images in files.
 
-  Args:
-    found: iterable of (name, function that returns uint8 [H, W, C] or raises errors.Error).
-    crop_size: smallest side in pixels.
-
-  Yields:
-    (name, uint8 [H, W, 3]).
-
-  Raises:
-    DataError: none was left.
-  """
-  kept = broken = small = 0
-  for name, read in found:
-    try:
-      picture = to_rgb(read())
-    except errors.Error as error:
-      logging.warning("skipped: %s", error)
-      broken += 1
-      continue
-    if min(picture.shape[:2]) < crop_size:
-      small += 1
-      continue
-    kept += 1
-    yield name, picture
-  if small:
-    logging.warning("skipped %d pictures with a side below the crop size of %d", small, crop_size)
-  if not kept:
-    raise DataError(
-      f"no training picture is left: {broken} are broken, {small} are smaller than the crop size "
-      f"of {crop_size}; lower --crop_size or give other pictures"
-    )
-
-
-def load(pattern: str, crop_size: int, cache_bytes: int) -> Photos:
-  """Finds pictures and decodes them into memory, or leaves them on disk where memory is short.
+  Reads all headers, and decodes only those images for which the header and the end of the file do
+  not settle whether they can be read: images with an alpha channel, files without their end, and
+  formats that do not mark it (TIFF, BMP, PPM, GIF). Broken images are named and left out; those
+  with a side below `crop_size` are left out with a count. Damage in the middle of a file shows
+  when the image is drawn (`failures_named`).
 
   Args:
     pattern: a folder, a glob or a file.
     crop_size: smallest side that is of use, in pixels.
-    cache_bytes: how much memory decoded pictures may take.
+    cache_bytes: how much memory decoded images may take. Larger sets are trained on, too, but
+      images beyond it are decoded anew each time that they are drawn.
 
   Raises:
-    DataError, images.ImageError: no picture is found, or none is usable.
+    DataError, image_files.ImageError: no image is found, or none is usable.
   """
-  paths = images.find_images(pattern)
-  names, arrays, held = [], [], 0
-  for name, array in usable(
-    ((path, lambda path=path: images.read_image(path)) for path in paths), crop_size
-  ):
-    names.append(name)
-    held += array.nbytes
-    if held <= cache_bytes:
-      arrays.append(array)
-    else:
-      arrays.clear()
-  if held <= cache_bytes:
-    return from_arrays(names, arrays)
-  logging.info(
-    "%d pictures need %.1f GiB decoded, more than the cache of %.1f GiB: read from disk each time",
-    len(names),
-    held / 2**30,
-    cache_bytes / 2**30,
-  )
-  return from_files(names, crop_size)
+  paths = image_files.find_images(pattern)
+
+  def shorter_side(number):
+    header = image_files.read_header(paths[number])
+    side = min(header.width, header.height)
+    if side >= crop_size and not header.complete:
+      image_files.read_image(paths[number], warn=_no_warning)
+    return side
+
+  kept = _usable(paths.__getitem__, len(paths), shorter_side, crop_size)
+  names = [paths[number] for number in kept]
+  warned = np.zeros(len(names), bool)
+
+  def decode(number):
+    # A conversion of colours is reported once, not in each epoch.
+    warn = _no_warning if warned[number] else logging.warning
+    warned[number] = True
+    image = to_rgb(image_files.read_image(names[number], warn=warn))
+    if min(image.shape[:2]) < crop_size:
+      raise DataError(
+        f"{names[number]}: has sides {image.shape[:2]}, expected at least {crop_size}"
+      )
+    return image
+
+  return TrainingImages(names, decode, ImageCache(cache_bytes))
 
 
-def load_tfds(name: str, crop_size: int, cache_bytes: int) -> Photos:
+def load_tfds(name: str, crop_size: int, cache_bytes: int) -> TrainingImages:
   """Takes the `image` feature of a TFDS data set (`NAME` or `NAME:SPLIT`, default split train).
 
+  Images are left out as those of `load` are; they are read in any order, whatever the set's size.
+
   Raises:
-    DataError: no such data set or split, no feature `image`, or more than memory may hold.
+    DataError: no such data set or split, no feature `image`, or no image is usable.
   """
-  found = _tfds_pictures(name, ("train",))
-  name = name.partition(":")[0]
-  names, arrays, held = [], [], 0
-  for picture_name, array in usable(found, crop_size):
-    held += array.nbytes
-    if held > cache_bytes:
-      raise DataError(
-        f"TFDS data set {name!r} needs more than the cache of {cache_bytes / 2**30:.1f} GiB; "
-        f"raise --cache_gib or name a part of it, as in '{name}:train[:10%]'"
-      )
-    names.append(picture_name)
-    arrays.append(array)
-  return from_arrays(names, arrays)
+  found = tfds_images.find(name, ("train",))
+  kept = _usable(found.name_of, len(found), found.shorter_side, crop_size)
+  return TrainingImages(
+    [found.name_of(number) for number in kept],
+    lambda number: to_rgb(found.read(kept[number])),
+    ImageCache(cache_bytes),
+  )
+
+
+def _usable(
+  name_of: Callable[[int], str], count: int, shorter_side: Callable[[int], int], crop_size: int
+) -> np.ndarray:
+  """Leaves out images that are broken or smaller than a crop, and says so.
+
+  Args:
+    name_of: number -> name of the image.
+    count: how many images there are.
+    shorter_side: number -> the smaller side in pixels; raises errors.Error where broken.
+    crop_size: smallest side in pixels.
+
+  Returns:
+    Numbers of the others in order, int64.
+
+  Raises:
+    DataError: none is left.
+  """
+  sides, broken = np.zeros(count, np.int32), []
+
+  def measure(start):
+    for number in range(start, min(start + _HEADERS_AT_ONCE, count)):
+      try:
+        sides[number] = shorter_side(number)
+      except errors.Error as error:
+        broken.append((number, error))
+
+  with (
+    concurrent.futures.ThreadPoolExecutor(_HEADER_THREADS) as pool,
+    tqdm.tqdm(total=count, desc="headers", unit="image", leave=False, disable=None) as bar,
+  ):
+    for _ in pool.map(measure, range(0, count, _HEADERS_AT_ONCE)):
+      bar.update(min(_HEADERS_AT_ONCE, count - bar.n))
+  for _, error in sorted(broken, key=lambda each: each[0]):
+    logging.warning("skipped: %s", error)
+  kept = np.flatnonzero(sides >= crop_size)
+  small = count - len(kept) - len(broken)
+  if small:
+    logging.warning("skipped %d images with a side below the crop size of %d", small, crop_size)
+  if not len(kept):
+    raise DataError(
+      f"no training image is left: {len(broken)} are broken, {small} are smaller than the crop "
+      f"size of {crop_size}; lower --crop_size or give other images"
+    )
+  return kept
+
+
+def _no_warning(*unused) -> None:
+  pass
 
 
 def load_whole(pattern: str, most: int | None = None) -> list[np.ndarray]:
-  """Reads whole pictures, as validation and calibration need them.
+  """Reads whole images, as validation and calibration need them.
 
   Args:
-    pattern: as `images.find_images` takes it.
-    most: how many pictures at most; None: all.
+    pattern: as `image_files.find_images` takes it.
+    most: how many images at most; None: all.
 
   Returns:
     uint8 [H, W, 3] each.
 
   Raises:
-    images.ImageError: there are none, or one cannot be read.
+    image_files.ImageError: there are none, or one cannot be read.
   """
-  return [to_rgb(images.read_image(path)) for path in images.find_images(pattern)[:most]]
+  return [to_rgb(image_files.read_image(path)) for path in image_files.find_images(pattern)[:most]]
 
 
 def load_tfds_validation(name: str, most: int) -> list[np.ndarray]:
-  """Takes the first pictures of a TFDS data set, by default of its split validation or else test.
+  """Takes the first images of a TFDS data set, by default of its split validation or else test.
 
   Args:
     name: `NAME` or `NAME:SPLIT`.
-    most: how many pictures at most.
+    most: how many images at most.
 
   Returns:
     uint8 [H, W, 3] each.
 
   Raises:
-    DataError: no such data set or split, or pictures of another kind.
+    DataError: no such data set or split, or images of another kind.
   """
-  found = itertools.islice(_tfds_pictures(name, ("validation", "test")), most)
-  pictures = [to_rgb(read()) for _, read in found]
-  if not pictures:
-    raise DataError(f"TFDS data set {name!r} has no pictures, expected some to validate on")
-  return pictures
+  found = tfds_images.find(name, ("validation", "test"))
+  if not len(found):
+    raise DataError(f"TFDS data set {name!r} has no images, expected some to validate on")
+  return [to_rgb(found.read(number)) for number in range(min(most, len(found)))]
 
 
-def _tfds_pictures(name: str, splits: Sequence[str]):
-  """Finds the pictures of a TFDS data set, of those of this project (`builders`) too.
-
-  Args:
-    name: `NAME` or `NAME:SPLIT`.
-    splits: names of splits; the first that is there is taken where `name` has none.
+def held_out(images: TrainingImages, most: int) -> tuple[TrainingImages, list[np.ndarray]]:
+  """Sets every twentieth image (at least one, at most `most`) aside for validation.
 
   Returns:
-    Iterator over (name, function that returns uint8 [H, W, C] or raises DataError).
+    Images without them (with all, where there is but one), and them.
 
   Raises:
-    DataError: no such data set or split, or no feature `image`.
+    errors.Error: one of them cannot be decoded.
   """
-  import tensorflow_datasets as tfds  # Seconds to import: only where it is asked for.
-  from tensorflow_datasets.core.download import download_manager
-
-  from khuvcm_tf.data import builders  # noqa: F401  Importing it makes its data sets known.
-
-  name, _, split = name.partition(":")
-  try:
-    parts, info = tfds.load(name, with_info=True)
-    split = split or next((each for each in splits if each in parts), "")
-    if not split:
-      raise DataError(
-        f"TFDS data set {name!r} has splits {sorted(parts)}, expected {' or '.join(splits)}; name "
-        f"one, as in '{name}:{min(parts, default='train')}'"
-      )
-    if "image" not in info.features:
-      raise DataError(
-        f"TFDS data set {name!r} has features {sorted(info.features)}, expected one named 'image'"
-      )
-    # Other features, such as the frames of a video, are not decoded.
-    only_image = tfds.decode.PartialDecoding({"image": True})
-    examples = tfds.as_numpy(tfds.load(name, split=split, download=False, decoders=only_image))
-  except AssertionError as error:
-    # Files to be downloaded by hand: the first line names the folder, the others say which files.
-    raise DataError(f"TFDS data set {name!r}: {' '.join(str(error).split())}") from error
-  except (
-    tfds.core.DatasetNotFoundError,
-    tfds.download.DownloadError,
-    download_manager.NonMatchingChecksumError,
-    ValueError,
-    OSError,
-  ) as error:
-    first = str(error).strip().splitlines()[0]
-    raise DataError(f"TFDS data set {name!r} was not loaded: {first}") from error
-  return (
-    (f"{name}/{i}", functools.partial(_checked, f"{name}/{i}", example["image"]))
-    for i, example in enumerate(examples)
-  )
-
-
-def _checked(name: str, picture: np.ndarray) -> np.ndarray:
-  if picture.ndim != 3 or picture.shape[2] not in (1, 3) or picture.dtype != np.uint8:
-    raise DataError(
-      f"{name}: image is {picture.dtype} {list(picture.shape)}, expected uint8 [H, W, 1 or 3]"
-    )
-  return picture
-
-
-def held_out(photos: Photos, most: int) -> tuple[Photos, list[np.ndarray]]:
-  """Sets every twentieth picture (at least one, at most `most`) aside for validation.
-
-  Returns:
-    Photos without them (with all, where there is but one), and them.
-  """
-  number = len(photos.names)
-  aside = list(range(0, number, 20))[:most]
-  kept = [place for place in range(number) if place not in set(aside)] or aside
-  places = tf.constant(kept, tf.int64)
-  rest = photos._replace(
-    names=[photos.names[place] for place in kept], read=lambda i: photos.read(places[i])
-  )
-  return rest, [photos.read(tf.constant(place, tf.int64)).numpy() for place in aside]
+  count = len(images.names)
+  aside = np.arange(0, count, 20)[:most]
+  kept = np.setdiff1d(np.arange(count), aside)
+  rest = images.subset(kept if len(kept) else aside)
+  return rest, [images.decode(int(number)) for number in aside]
 
 
 def training_batches(
-  photos: Photos,
+  images: TrainingImages,
   batch_size: int,
   crop_size: int,
   seed: int,
   first_step: int,
-  smallest_scale: float = 1.0,
+  min_resize_scale: float = 1.0,
   shard: tuple[int, int] = (0, 1),
 ):
   """Returns an endless dataset of crops, from `first_step` of the run on.
 
   Args:
-    photos: to draw from; each at least crop_size high and wide.
+    images: to draw from; each at least crop_size high and wide.
     batch_size: of the whole run, over all shards.
     crop_size: height and width of a crop in pixels.
-    seed: of order, scale, place and flip.
+    seed: of order, scale, position and flip.
     first_step: step of the first batch.
-    smallest_scale: pictures are shrunk by a random factor from [smallest_scale, 1] before they are
-      cropped, where their size allows: this removes what a JPEG's quantization left in them.
-    shard: (place, number): which equal part of each batch to give.
+    min_resize_scale: images are shrunk by a random factor from [min_resize_scale, 1] before they
+      are cropped, where their size allows. A smaller value removes more of the artifacts of JPEG,
+      and shows more of an image in a crop.
+    shard: (index, count): which of `count` equal parts of each batch to give.
 
   Returns:
-    tf.data.Dataset of uint8 [batch_size / number of shards, crop_size, crop_size, 3].
+    tf.data.Dataset of uint8 [batch_size / count, crop_size, crop_size, 3].
   """
-  number = len(photos.names)
+  count = len(images.names)
   per_shard = batch_size // shard[1]
 
   def crop(n):
-    epoch, place = n // number, n % number
-    place = tf.random.experimental.index_shuffle(
-      place, tf.cast([seed, epoch], tf.int64), number - 1
+    epoch = n // count
+    index = tf.random.experimental.index_shuffle(
+      n % count, tf.cast([seed, epoch], tf.int64), count - 1
     )
-    picture = photos.read(place)
+    image = images.read(index)
     draws = tf.random.stateless_uniform([4], tf.cast([seed, n], tf.int64))
-    short = tf.reduce_min(tf.shape(picture)[:2])
+    short = tf.reduce_min(tf.shape(image)[:2])
     scale = tf.maximum(
-      smallest_scale + (1.0 - smallest_scale) * draws[0], crop_size / tf.cast(short, tf.float32)
+      min_resize_scale + (1.0 - min_resize_scale) * draws[0], crop_size / tf.cast(short, tf.float32)
     )
     # Only what the crop needs is scaled.
     side = tf.minimum(tf.cast(tf.math.ceil(crop_size / scale), tf.int32), short)
-    room = tf.cast(tf.shape(picture)[:2] - side + 1, tf.float32)
+    room = tf.cast(tf.shape(image)[:2] - side + 1, tf.float32)
     corner = tf.cast(draws[1:3] * room, tf.int32)
-    picture = picture[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
-    picture = tf.cond(side == crop_size, lambda: picture, lambda: _shrink(picture, crop_size))
-    picture = tf.cond(draws[3] < 0.5, lambda: picture[:, ::-1], lambda: picture)
-    return tf.ensure_shape(picture, (crop_size, crop_size, 3))
+    image = image[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
+    image = tf.cond(side == crop_size, lambda: image, lambda: _shrink(image, crop_size))
+    image = tf.cond(draws[3] < 0.5, lambda: image[:, ::-1], lambda: image)
+    return tf.ensure_shape(image, (crop_size, crop_size, 3))
 
   def examples(step):
     start = step * batch_size + shard[0] * per_shard
@@ -353,7 +321,7 @@ def training_batches(
   return dataset.batch(per_shard, drop_remainder=True).prefetch(2)
 
 
-def _shrink(picture: tf.Tensor, side: int) -> tf.Tensor:
+def _shrink(image: tf.Tensor, side: int) -> tf.Tensor:
   """Resizes a uint8 square to `side`, bicubic with antialiasing."""
-  resized = tf.image.resize(picture, (side, side), "bicubic", antialias=True)
+  resized = tf.image.resize(image, (side, side), "bicubic", antialias=True)
   return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)

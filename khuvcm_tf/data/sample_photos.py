@@ -1,4 +1,4 @@
-"""Photos that come in scikit-image's package: what shows or calibrates without pictures at hand."""
+"""Photos that come in scikit-image's package: what shows or calibrates without images at hand."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Probability models for training, and exact integer coding for files."""
+"""Probability models in floats; `integer` codes files exactly, `calibration` converts to it."""

@@ -1,9 +1,7 @@
-"""The joint autoregressive and hierarchical prior in floats, as training needs it.
+"""The joint autoregressive and hierarchical prior in floats.
 
 Minnen et al. (2018), with one Gaussian or a mixture (Cheng et al., 2020) for each latent. Its exact
-twin is `integer_context`.
-
-Letters as in `latent_coder`; K mixture components.
+counterpart is `integer.context`. Letters as in `entropy_model`; K mixture components.
 """
 
 from __future__ import annotations
@@ -12,87 +10,91 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from khuvcm_tf.entropy import gaussian, latent_coder
-from khuvcm_tf.layers import MaskedConv2D
+from khuvcm_tf.entropy import entropy_model, gaussian
+from khuvcm_tf.entropy.integer.context import IntegerContext
+from khuvcm_tf.layers import MaskedConv2D, Stack
 
 
-class ContextModel(latent_coder.SideInformed):
-  """A mixture of Gaussians for each latent, told by side information and by decoded latents.
+class ContextModel(entropy_model.HyperpriorBase):
+  """A mixture of Gaussians for each latent, predicted from side information and earlier latents.
 
-    y_hat = round(y);  psi = h_s(z_hat);  phi = masked 5x5 convolution of y_hat
-    (phi, psi) -> entropy parameters: three 1x1 layers -> logits, means, log-scales
+    z = h_a(y)
+    z_hat = round(z - median) + median      z_hat ~ factorized prior
+    psi = h_s(z_hat)
+    y_hat = round(y)
+    phi = masked 5x5 convolution of y_hat
+    w_k, mu_k, sigma_k = three 1x1 layers of (phi, psi)
+                                            y_hat ~ sum_k w_k N(mu_k, sigma_k^2) * U(-1/2, 1/2)
 
-  As in the paper y_hat is round(y), not round(y - mean) + mean, so that all places are computed at
-  once in training.
+  As in the paper y_hat is round(y), not round(y - mu) + mu, so that training computes all positions
+  at once.
 
   Args:
-    analysis, latent_depth, hyper_depth, quantization_mode, form: as in `SideInformed`.
-    synthesis: h_s, layers from z to psi.
-    hyper_features: channels of psi.
-    parameters: 1x1 layers from phi and psi to K M logits, K M means and K M (log-)scales, of
-      which the first M belong to the first component; without logits where K is 1.
+    h_a, h_s, latent_depth, hyper_depth, quantization_mode, config: as in `HyperpriorBase`; h_s
+      predicts psi.
+    entropy_parameters: 1x1 layers from phi and psi to K M logits, K M means and K M (log-)scales,
+      of which the first M belong to the first component; without logits where K is 1.
     num_mixtures: K.
   """
 
+  integer_class = IntegerContext
+
   def __init__(
     self,
-    analysis: Sequence[tf.keras.layers.Layer],
-    synthesis: Sequence[tf.keras.layers.Layer],
-    parameters: Sequence[tf.keras.layers.Layer],
+    h_a: Sequence[tf.keras.layers.Layer],
+    h_s: Sequence[tf.keras.layers.Layer],
+    entropy_parameters: Sequence[tf.keras.layers.Layer],
     latent_depth: int,
     hyper_depth: int,
-    hyper_features: int,
     num_mixtures: int,
     quantization_mode: str,
-    form: latent_coder.Form = latent_coder.OURS,
+    config: entropy_model.EntropyModelConfig = entropy_model.DEFAULT,
   ):
     super().__init__(
-      analysis, latent_depth, hyper_depth, False, quantization_mode, form, name="context_model"
+      h_a, h_s, latent_depth, hyper_depth, quantization_mode, config, name="context_model"
     )
-    self.h_s = tf.keras.Sequential(synthesis, name="hyper_synthesis")
-    self.context = tf.keras.Sequential(
-      [MaskedConv2D(2 * latent_depth, 5, name="masked")], name="context"
-    )
-    self.parameter_layers = tf.keras.Sequential(parameters, name="entropy_parameters")
+    masked = MaskedConv2D(2 * latent_depth, 5, name="masked")
+    self.context = Stack([masked], latent_depth, name="context")
+    depth = self.context.out_channels + self.h_s.out_channels
+    self.entropy_parameters = Stack(entropy_parameters, depth, name="entropy_parameters")
     self.num_mixtures = num_mixtures
-    self.h_s.build((None, None, None, hyper_depth))
-    self.context.build((None, None, None, latent_depth))
-    self.parameter_layers.build((None, None, None, 2 * latent_depth + hyper_features))
 
   @property
   def networks(self):
     return {
       **super().networks,
-      "hyper_synthesis": self.h_s,
       "context": self.context,
-      "entropy_parameters": self.parameter_layers,
+      "entropy_parameters": self.entropy_parameters,
     }
 
-  def parameters(self, y_hat: tf.Tensor, z_hat: tf.Tensor):
+  def predicted(self, y_hat: tf.Tensor, z_hat: tf.Tensor):
     """Returns log-weights (None where K is 1), means and real scale indices of each latent.
 
     Args:
-      y_hat: [B, h, w, M]; a place's parameters depend on those before it in raster order.
+      y_hat: [B, h, w, M]; predictions at a position depend on those before it in raster order.
       z_hat: [B, h/4, w/4, N].
 
     Returns:
       [B, h, w, K, M] float32 each.
     """
-    told = tf.concat([self.context(y_hat), self.h_s(z_hat)], axis=-1)
-    told = tf.cast(self.parameter_layers(told), tf.float32)
-    shape = tf.concat([tf.shape(told)[:3], [-1, self.num_mixtures, self.latent_depth]], axis=0)
-    *logits, means, scales = tf.unstack(
-      tf.ensure_shape(
-        tf.reshape(told, shape),
-        (None, None, None, 2 + (self.num_mixtures > 1), self.num_mixtures, self.latent_depth),
-      ),
-      axis=3,
+    psi = self.h_s(z_hat)
+    phi = self.context(y_hat)
+    params = tf.cast(self.entropy_parameters(tf.concat([phi, psi], axis=-1)), tf.float32)
+    parts = 2 + (self.num_mixtures > 1)
+    shape = tf.concat([tf.shape(params)[:3], [parts, self.num_mixtures, self.latent_depth]], 0)
+    *logits, mu, scale = tf.unstack(tf.reshape(params, shape), num=parts, axis=3)
+    mu, scale = (
+      tf.ensure_shape(each, (None, None, None, self.num_mixtures, self.latent_depth))
+      for each in (mu, scale)
     )
-    weights = tf.nn.log_softmax(logits[0], axis=3) if logits else None
-    return weights, means, gaussian.index_of(scales, self.form.log_scales)
+    log_weights = tf.nn.log_softmax(logits[0], axis=3) if logits else None
+    return log_weights, mu, gaussian.index_of(scale, self.config.log_scales)
 
-  def latent_bits(self, y: tf.Tensor, z_hat: tf.Tensor, training: bool):
-    y_hat, y_counted = self.quantized(y, 0.0, training)
-    weights, means, indices = self.parameters(y_hat, z_hat)
-    bits = gaussian.bits(y_counted[:, :, :, tf.newaxis] - means, indices)
-    return y_hat, gaussian.mixture_bits(bits, weights)
+  def element_bits(self, y: tf.Tensor, training: bool = False, medians: tf.Tensor | None = None):
+    z, y = tf.cast(self.side_information(y), tf.float32), tf.cast(y, tf.float32)
+    z_hat, z_rate = self.quantized(z, self.medians(medians), training)
+    y_hat, y_rate = self.quantized(y, 0.0, training)
+    log_weights, mu, index = self.predicted(y_hat, z_hat)
+    component_bits = gaussian.bits(y_rate[:, :, :, tf.newaxis] - mu, index)
+    y_bits = gaussian.mixture_bits(component_bits, log_weights)
+    return y_hat, {"z": self.prior.bits(z_rate), "y": y_bits}

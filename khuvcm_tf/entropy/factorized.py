@@ -5,8 +5,8 @@ from __future__ import annotations
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-# Bisection of [-_REACH, _REACH] to 2^-12: finer than the 1/64 to which medians are rounded.
-_REACH = 2.0**14
+# Bisection of [-_MAX_ABS, _MAX_ABS] to 2^-12: finer than the fixed point of coded medians.
+_MAX_ABS = 2.0**14
 _HALVINGS = 27
 
 _FILTERS = 3  # of each hidden layer of a density
@@ -17,10 +17,10 @@ class FactorizedPrior(tf.keras.layers.Layer):
 
   Args:
     channels: C.
-    hidden_layers: of the network that tells a channel's cumulative density, 3 wide each.
-    stored_medians: whether values are rounded around weights of their own, as in published weights
-      (CompressAI learns them apart), not around the medians that the densities have. They stay as
-      they are in training.
+    hidden_layers: of the network that is a channel's CDF, 3 wide each.
+    stored_medians: whether values are rounded around stored weights, as in published models
+      (CompressAI learns them apart from the densities), and not around the medians of the
+      densities. Training leaves them as they are.
   """
 
   def __init__(
@@ -39,14 +39,14 @@ class FactorizedPrior(tf.keras.layers.Layer):
       self.stored = self.add_weight("medians", (channels,), initializer="zeros", trainable=False)
 
   def bits(self, z: tf.Tensor) -> tf.Tensor:
-    """Returns -log2 of the mass of [z - 1/2, z + 1/2], for each element of z [..., C] float32."""
+    """Returns -log2 of the probability of [z - 1/2, z + 1/2]: float32 [..., C] -> the same."""
     return self.noisy.log_prob(z) / -tf.math.log(2.0)
 
   def medians(self) -> tf.Tensor:
-    """Returns what values are rounded around, float32 [C]: medians, to 2^-12, by bisection."""
+    """Returns the medians that values are rounded around, float32 [C], exact to 2^-12."""
     if self.stored is not None:
       return tf.identity(self.stored)
-    low = tf.fill(self.noisy.batch_shape_tensor(), -_REACH)
+    low = tf.fill(self.noisy.batch_shape_tensor(), -_MAX_ABS)
     high = -low
 
     def halve(low, high):

@@ -1,7 +1,7 @@
 """The Gaussian of a latent, its scale taken from a table of log-spaced scales.
 
-Networks put out log-scales, or scales; `index` is their place in the table. Training uses real
-indices, coding integer ones.
+Networks predict log-scales, or scales; `index_of` is their position in the table. Training uses
+real indices, coding integer ones.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ def scale_table() -> np.ndarray:
   return MIN_SCALE * np.exp(LOG_STEP * np.arange(NUM_SCALES))
 
 
-def index_of(told: tf.Tensor, log_scales: bool = True) -> tf.Tensor:
+def index_of(predicted: tf.Tensor, log_scales: bool = True) -> tf.Tensor:
   """Returns the real index in the table, within [0, NUM_SCALES - 1]; gradients pass the bounds.
 
   Args:
-    told: log(sigma), or sigma itself.
-    log_scales: which of both.
+    predicted: log(sigma), or sigma itself.
+    log_scales: whether it is log(sigma).
   """
   if not log_scales:
-    told = tf.math.log(tfc.lower_bound(told, MIN_SCALE))
-  index = (told - math.log(MIN_SCALE)) / LOG_STEP
+    predicted = tf.math.log(tfc.lower_bound(predicted, MIN_SCALE))
+  index = (predicted - math.log(MIN_SCALE)) / LOG_STEP
   return tfc.upper_bound(tfc.lower_bound(index, 0.0), NUM_SCALES - 1.0)
 
 
 def bits(values: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-  """Returns -log2 of the mass that N(0, scale(index)^2) gives to [v - 1/2, v + 1/2].
+  """Returns -log2 of the probability that N(0, scale(index)^2) gives to [v - 1/2, v + 1/2].
 
   Args:
     values: distances from the mean, float32.
@@ -52,10 +52,10 @@ def bits(values: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
 
 
 def mixture_bits(component_bits: tf.Tensor, log_weights: tf.Tensor | None) -> tf.Tensor:
-  """Returns -log2 of the mass that a mixture gives.
+  """Returns -log2 of the probability that a mixture gives.
 
   Args:
-    component_bits: -log2 of the mass that each component gives, [..., K, M].
+    component_bits: -log2 of the probability that each component gives, [..., K, M].
     log_weights: natural logarithms of the weights, likewise; None where K is 1.
 
   Returns:
@@ -63,5 +63,5 @@ def mixture_bits(component_bits: tf.Tensor, log_weights: tf.Tensor | None) -> tf
   """
   if log_weights is None:
     return tf.squeeze(component_bits, -2)
-  log_masses = log_weights - component_bits * math.log(2.0)
-  return tf.reduce_logsumexp(log_masses, axis=-2) / -math.log(2.0)
+  log_probabilities = log_weights - component_bits * math.log(2.0)
+  return tf.reduce_logsumexp(log_probabilities, axis=-2) / -math.log(2.0)

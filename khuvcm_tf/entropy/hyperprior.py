@@ -1,58 +1,73 @@
-"""The hyperprior in floats (Ballé et al., 2018; Minnen et al., 2018); exact: `integer_hyperprior`.
+"""The hyperprior in floats (Ballé et al., 2018; Minnen et al., 2018).
 
-Letters as in `latent_coder`.
+Its exact counterpart is `integer.hyperprior`. Letters as in `entropy_model`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import tensorflow as tf
 
-from khuvcm_tf.entropy import gaussian, latent_coder
+from khuvcm_tf.entropy import entropy_model, gaussian
+from khuvcm_tf.entropy.integer.hyperprior import IntegerHyperprior
 
 
-class Hyperprior(latent_coder.SideInformed):
-  """A Gaussian for each latent, its scale (and mean) told by side information z.
+class Hyperprior(entropy_model.HyperpriorBase):
+  """A Gaussian for each latent, predicted from side information.
+
+    z = h_a(y)
+    z_hat = round(z - median) + median      z_hat ~ factorized prior
+    mu, sigma = h_s(z_hat)
+    y_hat = round(y - mu) + mu              y_hat ~ N(mu, sigma^2) * U(-1/2, 1/2)
 
   Args:
-    analysis, latent_depth, hyper_depth, absolute, quantization_mode, form: as in `SideInformed`.
-    synthesis: h_s, layers from z to M (log-)scales, or M means and then M (log-)scales. These are
-      convolutions of `khuvcm_tf.layers` with the activations that `integer_network` knows.
-    means: whether h_s tells means too.
+    h_a, h_s, latent_depth, hyper_depth, quantization_mode, config: as in `HyperpriorBase`; h_s
+      predicts M means, then M (log-)scales.
   """
+
+  integer_class = IntegerHyperprior
+  has_means = True
 
   def __init__(
     self,
-    analysis: Sequence[tf.keras.layers.Layer],
-    synthesis: Sequence[tf.keras.layers.Layer],
+    h_a,
+    h_s,
     latent_depth: int,
     hyper_depth: int,
-    means: bool,
-    absolute: bool,
     quantization_mode: str,
-    form: latent_coder.Form = latent_coder.OURS,
+    config: entropy_model.EntropyModelConfig = entropy_model.DEFAULT,
   ):
     super().__init__(
-      analysis, latent_depth, hyper_depth, absolute, quantization_mode, form, name="hyperprior"
+      h_a, h_s, latent_depth, hyper_depth, quantization_mode, config, name="hyperprior"
     )
-    self.h_s = tf.keras.Sequential(synthesis, name="hyper_synthesis")
-    self.means = means
-    self.h_s.build((None, None, None, hyper_depth))
 
-  @property
-  def networks(self):
-    return {**super().networks, "hyper_synthesis": self.h_s}
+  def predicted(self, z_hat: tf.Tensor):
+    """Returns mu and the (log-)scale, [B, h, w, M] each."""
+    return tf.split(tf.cast(self.h_s(z_hat), tf.float32), 2, axis=-1)
 
-  def parameters(self, z_hat: tf.Tensor):
-    """Returns the mean (0.0 where h_s tells none) and the real scale index, [B, h, w, M] each."""
-    told = tf.cast(self.h_s(z_hat), tf.float32)
-    if not self.means:
-      return 0.0, gaussian.index_of(told, self.form.log_scales)
-    mean, scale = tf.split(told, 2, axis=-1)
-    return mean, gaussian.index_of(scale, self.form.log_scales)
+  def element_bits(self, y: tf.Tensor, training: bool = False, medians: tf.Tensor | None = None):
+    z, y = tf.cast(self.side_information(y), tf.float32), tf.cast(y, tf.float32)
+    z_hat, z_rate = self.quantized(z, self.medians(medians), training)
+    mu, scale = self.predicted(z_hat)
+    y_hat, y_rate = self.quantized(y, mu, training)
+    y_bits = gaussian.bits(y_rate - mu, gaussian.index_of(scale, self.config.log_scales))
+    return y_hat, {"z": self.prior.bits(z_rate), "y": y_bits}
 
-  def latent_bits(self, y: tf.Tensor, z_hat: tf.Tensor, training: bool):
-    mean, index = self.parameters(z_hat)
-    y_hat, y_counted = self.quantized(y, mean, training)
-    return y_hat, gaussian.bits(y_counted - mean, index)
+
+class ScaleHyperprior(Hyperprior):
+  """A Gaussian of mean 0 for each latent, its scale predicted from side information.
+
+    z = h_a(|y|)
+    sigma = h_s(z_hat)
+    y_hat = round(y)                        y_hat ~ N(0, sigma^2) * U(-1/2, 1/2)
+
+  Args:
+    as in `Hyperprior`; h_s predicts M (log-)scales.
+  """
+
+  has_means = False
+
+  def side_information(self, y):
+    return self.h_a(tf.abs(y))
+
+  def predicted(self, z_hat):
+    return 0.0, tf.cast(self.h_s(z_hat), tf.float32)

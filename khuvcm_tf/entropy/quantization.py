@@ -1,11 +1,12 @@
-"""Rounding, and what stands for it in training."""
+"""Rounding, and its differentiable stand-ins in training."""
 
 from __future__ import annotations
 
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-# What the decoder sees in training: noise like the rate, or straight-through rounded values.
+# What the synthesis receives in training: noisy values as the rate, or rounded ones with
+# straight-through gradients.
 MODES = ("noise", "mixed")
 
 

@@ -1,1 +1,1 @@
-"""What a codec costs and what it gives: measures, anchors, rate-distortion."""
+"""What an image codec costs and what it gives: metrics, anchors, rate-distortion, benchmarks."""

@@ -1,6 +1,6 @@
 """The demonstration: four photos through a model and back, beside JPEG and WebP of the same size.
 
-Files are decompressed by another process, so that what is shown has come through the files alone.
+Files are decompressed by another process: what is shown has come through the files alone.
 The photos come with scikit-image: astronaut by NASA, coffee by R. Michna, chelsea by S. van der
 Walt, rocket by SpaceX; all in the public domain or CC0.
 """
@@ -15,16 +15,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from khuvcm_tf import errors, model_files
-from khuvcm_tf.data import images, sample_photos
-from khuvcm_tf.evaluation import anchors, demo_picture, metrics
+from khuvcm_tf import atomic_files, errors, model_files
+from khuvcm_tf.data import image_files, sample_photos
+from khuvcm_tf.evaluation import (
+  anchors,
+  demo_sheet,
+  metrics,
+  rate_distortion,
+  rate_distortion_report,
+)
+from khuvcm_tf.evaluation.options import DemoOptions, RateDistortionOptions
+from khuvcm_tf.results import rows
 
 # Left and top of the crop that is shown enlarged.
 CROPS = {"astronaut": (135, 10), "coffee": (250, 110), "chelsea": (110, 70), "rocket": (215, 225)}
 
 
 class DemoError(errors.Error):
-  """A demonstration that cannot be given."""
+  """A demonstration that failed."""
 
 
 class Coded(NamedTuple):
@@ -43,34 +51,38 @@ class Shown(NamedTuple):
   coded: list[Coded]
 
 
-def run(model: str, output: str, decompress_program: str) -> list[Shown]:
+def run(options: DemoOptions, decompress_program: str) -> tuple[list[Shown], str]:
   """Gives the demonstration.
 
   Args:
-    model: as `model_files.load` takes it.
-    output: folder for photos/, kvc/, decoded/ and demo.png; made where it does not exist.
+    options: the model, and the folder for photos/, kvc/, decoded/, demo.png and report/.
     decompress_program: path of `bin/decompress.py`.
 
   Returns:
-    What is in demo.png.
+    What is in demo.png, and the path of the report.
 
   Raises:
-    DemoError: scikit-image is missing, or the other process failed.
+    DemoError: the process that decompresses failed.
+    sample_photos.SamplePhotosError: scikit-image is missing.
     coding.ModelError: the model cannot be loaded.
   """
+  output = options.output
   photos = sample_photos.load()
-  loaded = model_files.load(model)
+  model = model_files.load(options.model)
   for folder in ("photos", "kvc", "decoded"):
     os.makedirs(os.path.join(output, folder), exist_ok=True)
   for name, photo in photos.items():
-    images.write_image(os.path.join(output, "photos", name + ".png"), photo)
-    images.write_bytes(os.path.join(output, "kvc", name + ".kvc"), loaded.compress(photo))
-  decompress_elsewhere(model, output, decompress_program)
+    image_files.write_image(os.path.join(output, "photos", name + ".png"), photo)
+    atomic_files.write_bytes(os.path.join(output, "kvc", name + ".kvc"), model.compress(photo))
+  decompress_elsewhere(options.model, output, decompress_program)
   shown = [_shown(name, photo, output) for name, photo in photos.items()]
-  title = f"{os.path.basename(os.path.abspath(model))} and JPEG at the same size"
-  sheet = demo_picture.draw(title, [_row(item) for item in shown])
-  images.write_image(os.path.join(output, "demo.png"), sheet)
-  return shown
+  title = f"{os.path.basename(os.path.abspath(options.model))} and JPEG at the same size"
+  sheet = demo_sheet.draw(title, [_row(item) for item in shown])
+  image_files.write_image(os.path.join(output, "demo.png"), sheet)
+  folders = (os.path.join(output, folder) for folder in ("photos", "report"))
+  compared = RateDistortionOptions(*folders, models=(options.model,), anchors=("jpeg", "webp"))
+  comparison = rate_distortion.run(compared)
+  return shown, rate_distortion_report.write(comparison, compared.output)
 
 
 def decompress_elsewhere(model: str, output: str, decompress_program: str) -> None:
@@ -79,45 +91,36 @@ def decompress_elsewhere(model: str, output: str, decompress_program: str) -> No
   Raises:
     DemoError: it failed.
   """
-  command = [
-    sys.executable,
-    decompress_program,
-    f"--model={model}",
-    f"--input={os.path.join(output, 'kvc')}",
-    f"--output={os.path.join(output, 'decoded')}",
-    "--overwrite",
-  ]
+  options = [f"--model={model}", f"--input={os.path.join(output, 'kvc')}"]
+  options += [f"--output={os.path.join(output, 'decoded')}", "--overwrite"]
+  command = [sys.executable, decompress_program, *options]
   process = subprocess.run(command, capture_output=True, text=True)
   if process.returncode:
-    said = process.stderr.strip().splitlines() or ["nothing"]
+    printed = process.stderr.strip().splitlines() or ["nothing"]
     raise DemoError(
-      f"the process that decompresses ended with {process.returncode}, expected 0; it said: "
-      f"{said[-1]}; run it by hand: {' '.join(command)}"
+      f"the process that decompresses ended with {process.returncode}, expected 0; it printed: "
+      f"{printed[-1]}; start it yourself: {' '.join(command)}"
     )
 
 
 def table(shown: Sequence[Shown]) -> str:
   """Returns bytes, bpp, PSNR and MS-SSIM of each photo by each codec, as text."""
-  lines = [f"{'photo':<10} {'codec':<6} {'bytes':>7} {'bpp':>7} {'PSNR dB':>8} {'MS-SSIM':>8}"]
-  larger = False
+  lines = [["photo", "codec", "bytes", "bpp", "PSNR dB", "MS-SSIM", ""]]
   for name, photo, coded in shown:
-    lines.append("-" * len(lines[0]))
+    lines.append(None)
     for codec, num_bytes, decoded in coded:
-      too_large = num_bytes > coded[0].num_bytes
-      larger |= too_large
-      lines.append(
-        f"{name if codec == coded[0].codec else '':<10} {codec:<6} {num_bytes:>7} "
-        f"{_bpp(photo, num_bytes):>7.3f} {metrics.psnr(photo, decoded):>8.2f} "
-        f"{metrics.ms_ssim(photo, decoded):>8.4f}{' *' * too_large}"
-      )
-  if larger:
-    lines.append("* its lowest quality: it has no file as small as ours")
-  return "\n".join(lines)
+      lines.append([name if codec == coded[0].codec else "", codec, str(num_bytes)])
+      lines[-1] += [f"{_bpp(photo, num_bytes):.3f}", f"{metrics.psnr(photo, decoded):.2f}"]
+      lines[-1] += [f"{metrics.ms_ssim(photo, decoded):.4f}", "*" * _is_too_large(coded, num_bytes)]
+  text = rows.table(lines, texts=2)
+  if any(_is_too_large(coded, each.num_bytes) for _, _, coded in shown for each in coded):
+    text += "\n* its lowest quality: it has no file as small as ours"
+  return text
 
 
 def _shown(name: str, photo: np.ndarray, output: str) -> Shown:
   kvc = os.path.join(output, "kvc", name + ".kvc")
-  decoded = images.read_image(os.path.join(output, "decoded", name + ".png"))
+  decoded = image_files.read_image(os.path.join(output, "decoded", name + ".png"))
   ours = Coded("Ours", os.path.getsize(kvc), decoded)
   coded = [ours]
   for codec, anchor in (("JPEG", anchors.jpeg), ("WebP", anchors.webp)):
@@ -126,18 +129,22 @@ def _shown(name: str, photo: np.ndarray, output: str) -> Shown:
   return Shown(name, photo, coded)
 
 
-def _row(item: Shown) -> demo_picture.Row:
+def _row(item: Shown) -> demo_sheet.Row:
   height, width, _ = item.photo.shape
   original = (item.photo, ["Original", _size_caption(item.photo, item.photo.size)])
   coded = [(c.decoded, _caption(item, c)) for c in item.coded[:2]]
   caption = [item.name.capitalize(), f"{width} x {height} pixels"]
-  return demo_picture.Row(item.photo, CROPS[item.name], [original, *coded], caption)
+  return demo_sheet.Row(item.photo, CROPS[item.name], [original, *coded], caption)
+
+
+def _is_too_large(coded: Sequence[Coded], num_bytes: int) -> bool:
+  return num_bytes > coded[0].num_bytes
 
 
 def _caption(item: Shown, coded: Coded) -> list[str]:
-  too_large = coded.num_bytes > item.coded[0].num_bytes
+  is_too_large = _is_too_large(item.coded, coded.num_bytes)
   return [
-    f"{coded.codec}{', which cannot be smaller' * too_large}",
+    f"{coded.codec}{', which cannot be smaller' * is_too_large}",
     f"{_size_caption(item.photo, coded.num_bytes)}   "
     f"{metrics.psnr(item.photo, coded.decoded):.2f} dB",
   ]

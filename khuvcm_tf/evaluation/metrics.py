@@ -1,8 +1,9 @@
-"""How far a decoded picture is from its source. `docs/conventions.md` has the reasons.
+"""How far a decoded image is from its source. `docs/conventions.md` has the reasons.
 
-All measures take one picture at a time, samples on 0..255 (uint8, or float without rounding), as
-NumPy arrays or anything that becomes one, compute in float64 and return a Python float. Over a set
-of pictures the mean of the values is reported, in dB where the value is in dB.
+`METRICS` lists them with their names, units and decimals. All metrics take one image at a time,
+samples on 0..255 (uint8, or float without rounding), as NumPy arrays or anything that becomes one,
+compute in float64 and return a Python float. Over a set of
+images the mean of the values is reported, in dB where the value is in dB.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from scipy import fft
 from khuvcm_tf import errors
 from khuvcm_tf.ops import color
 
-# Rows taken at a time, of whole blocks: bounds memory to a few planes whatever the picture's size.
+# Rows taken at a time, of whole blocks: bounds memory to a few planes whatever the image's size.
 _BAND = 256
 
 # An MSE below this is what float64 leaves of equal samples turned to YCbCr (1e-28). The least that
@@ -56,7 +57,7 @@ _MASKING[0, 0] = _MASKED[0, 0] = 0  # the mean of a block neither masks nor is m
 
 
 class MetricError(errors.Error):
-  """Two pictures that cannot be compared."""
+  """Two images that cannot be compared."""
 
 
 class YcbcrPsnr(NamedTuple):
@@ -68,30 +69,20 @@ class YcbcrPsnr(NamedTuple):
   weighted: float  # weighted mean of the three; `inf` where one that counts is
 
 
-def measures(reference, decoded) -> dict[str, float]:
-  """Returns all measures of a picture by name, as reports call them.
+def measure(reference, decoded) -> dict[str, float]:
+  """Returns all `METRICS` of an image by name.
 
   Args:
     reference: the source, [H, W, 3] or [H, W, 1].
     decoded: the same shape.
 
   Returns:
-    `psnr_rgb`, `psnr_ycbcr` (4:1:1 over 6; `nan` of grey pictures), `psnr_y`, `ssim`, `ms_ssim`,
-    `psnr_hvs`, `psnr_hvs_m`.
+    Values as the metrics' functions return them; `nan` for those that need colour on grey images.
 
   Raises:
-    MetricError: the shapes differ or are not those of pictures.
+    MetricError: the shapes differ or are not those of images.
   """
-  ycbcr = psnr_ycbcr(reference, decoded)
-  return {
-    "psnr_rgb": psnr(reference, decoded),
-    "psnr_ycbcr": ycbcr.weighted,
-    "psnr_y": ycbcr.y,
-    "ssim": ssim(reference, decoded),
-    "ms_ssim": ms_ssim(reference, decoded),
-    "psnr_hvs": psnr_hvs(reference, decoded),
-    "psnr_hvs_m": psnr_hvs_m(reference, decoded),
-  }
+  return {name: metric.function(reference, decoded) for name, metric in METRICS.items()}
 
 
 def mse(reference, decoded) -> float:
@@ -117,14 +108,14 @@ def mse(reference, decoded) -> float:
 
 
 def psnr(reference, decoded) -> float:
-  """Peak signal-to-noise ratio in dB: 10 log10(255^2 / MSE), one MSE over the whole picture.
+  """Peak signal-to-noise ratio in dB: 10 log10(255^2 / MSE), one MSE over the whole image.
 
   Args:
     reference: the source, any shape, 0..255; for PSNR_RGB [H, W, 3].
     decoded: the same shape.
 
   Returns:
-    dB; `inf` for identical pictures. MSE 1 is 48.13 dB.
+    dB; `inf` for identical images. MSE 1 is 48.13 dB.
 
   Raises:
     MetricError: the shapes differ, or there is nothing to compare.
@@ -133,11 +124,11 @@ def psnr(reference, decoded) -> float:
 
 
 def psnr_ycbcr(reference, decoded, weights: Sequence[float] = (4, 1, 1)) -> YcbcrPsnr:
-  """PSNR of Y, Cb and Cr of RGB pictures, and their weighted mean.
+  """PSNR of Y, Cb and Cr of RGB images, and their weighted mean.
 
       PSNR_YCbCr = (4 PSNR_Y + PSNR_Cb + PSNR_Cr) / 6
 
-  Both pictures are turned to YCbCr 4:4:4, BT.601 full range, in float64, and nothing is rounded
+  Both images are turned to YCbCr 4:4:4, BT.601 full range, in float64, and nothing is rounded
   there. Not to be put into one curve with `psnr_ycbcr420`, which does not see what halving the
   resolution of chroma costs.
 
@@ -147,11 +138,11 @@ def psnr_ycbcr(reference, decoded, weights: Sequence[float] = (4, 1, 1)) -> Ycbc
     weights: of Y, Cb and Cr; (6, 1, 1) is the other usual choice.
 
   Returns:
-    dB. Components that agree to 1e-9 are identical. Grey pictures, [H, W, 1], have no chroma: `y`
+    dB. Components that agree to 1e-9 are identical. Grey images, [H, W, 1], have no chroma: `y`
     is their PSNR, the others are `nan`.
 
   Raises:
-    MetricError: the shapes differ or are not those of pictures, or the weights are no weights.
+    MetricError: the shapes differ or are not those of images, or the weights are no weights.
 
   Example:
     >>> black = np.zeros([4, 4, 3])
@@ -172,10 +163,10 @@ def psnr_ycbcr(reference, decoded, weights: Sequence[float] = (4, 1, 1)) -> Ycbc
 def psnr_ycbcr420(
   reference: Sequence, decoded: Sequence, weights: Sequence[float] = (4, 1, 1), bits: int = 8
 ) -> YcbcrPsnr:
-  """PSNR of the three planes of pictures whose source is YCbCr 4:2:0, and their weighted mean.
+  """PSNR of the three planes of images whose source is YCbCr 4:2:0, and their weighted mean.
 
   The peak is 255 2^(bits - 8), 1020 for 10 bits, as in the reference software of HEVC and VVC: the
-  same pictures stored with more bits, all samples times 2^(bits - 8), have the same PSNR.
+  same images stored with more bits, all samples times 2^(bits - 8), have the same PSNR.
 
   Args:
     reference: the source's Y [H, W], Cb and Cr [ceil(H / 2), ceil(W / 2)], integers of `bits`; of a
@@ -196,7 +187,7 @@ def psnr_ycbcr420(
   if len(shapes) != 3 or len(shapes[0]) != 2 or shapes[1:] != [_half(shapes[0])] * 2:
     raise MetricError(
       f"planes of shapes {', '.join(map(str, shapes))} are not 4:2:0; expected Y [H, W], then Cb "
-      "and Cr [ceil(H / 2), ceil(W / 2)]; measure 4:4:4 pictures by `psnr_ycbcr`"
+      "and Cr [ceil(H / 2), ceil(W / 2)]; measure 4:4:4 images by `psnr_ycbcr`"
     )
   if len(decoded) != 3:
     raise MetricError(f"{len(decoded)} decoded planes; expected Y, Cb and Cr")
@@ -229,7 +220,7 @@ def psnr_hvs(reference, decoded) -> float:
     dB; `inf` for identical blocks; `nan` where a side is below 8.
 
   Raises:
-    MetricError: the shapes differ or are not those of pictures.
+    MetricError: the shapes differ or are not those of images.
 
   Reference: Egiazarian, Astola, Ponomarenko, Lukin, Battisti, Carli, "New full-reference quality
     metrics based on HVS", VPQM 2006; tables and blocks as in the authors' psnrhvsm.m.
@@ -254,7 +245,7 @@ def psnr_hvs_m(reference, decoded) -> float:
     dB; `inf` where no difference can be seen; `nan` where a side is below 8.
 
   Raises:
-    MetricError: the shapes differ or are not those of pictures.
+    MetricError: the shapes differ or are not those of images.
 
   Reference: Ponomarenko, Silvestri, Egiazarian, Carli, Astola, Lukin, "On between-coefficient
     contrast masking of DCT basis functions", VPQM 2007, equations 2 to 4.
@@ -263,7 +254,7 @@ def psnr_hvs_m(reference, decoded) -> float:
 
 
 def ssim(reference, decoded) -> float:
-  """Structural similarity, mean over windows that lie inside the picture, then over components.
+  """Structural similarity, mean over windows that lie inside the image, then over components.
 
       SSIM = l cs,    l = (2 mu_x mu_y + C1) / (mu_x^2 + mu_y^2 + C1),
       cs = (2 sigma_xy + C2) / (sigma_x^2 + sigma_y^2 + C2)
@@ -276,7 +267,7 @@ def ssim(reference, decoded) -> float:
     decoded: the same shape.
 
   Returns:
-    -1..1, 1 for identical pictures; `nan` where a side is below 11.
+    -1..1, 1 for identical images; `nan` where a side is below 11.
 
   Raises:
     MetricError: the shapes differ or are not of rank 3.
@@ -298,15 +289,15 @@ def ms_ssim(reference, decoded) -> float:
   of each component, then the mean over components. Scales are halved by means of 2x2 samples, an
   odd side repeating its last row or column; a negative factor counts as 0. The definition is that
   of `tf.image.ssim_multiscale`. That function's float32 variances are off by up to 1e-4 on bright
-  smooth pictures, and by 2e-3 where it averages three components of 12 megapixels; float64 is used
-  here instead. 12 megapixels take 0.3 GiB beside the pictures.
+  smooth images, and by 2e-3 where it averages three components of 12 megapixels; float64 is used
+  here instead. 12 megapixels take 0.3 GiB beside the images.
 
   Args:
     reference: the source, [H, W, C].
     decoded: the same shape.
 
   Returns:
-    0..1, 1 for identical pictures; `nan` where a side is below 161.
+    0..1, 1 for identical images; `nan` where a side is below 161.
 
   Raises:
     MetricError: the shapes differ or are not of rank 3.
@@ -321,13 +312,13 @@ def ms_ssim(reference, decoded) -> float:
 
 
 def similarity_db(similarity: float) -> float:
-  """Returns -10 log10(1 - similarity), the scale in which MS-SSIM is plotted and averaged.
+  """Returns -10 log10(1 - similarity), the scale in which similarities are compared.
 
   Args:
     similarity: what `ms_ssim` or `ssim` returned.
 
   Returns:
-    dB; `inf` from 120 dB on, where float64 no longer tells pictures from identical ones; `nan` of
+    dB; `inf` from 120 dB on, where float64 cannot distinguish images from identical ones; `nan` of
     `nan`.
 
   Example:
@@ -335,6 +326,37 @@ def similarity_db(similarity: float) -> float:
     (20.0, inf)
   """
   return math.inf if 1 - similarity < 1e-12 else -10 * math.log10(1 - similarity)
+
+
+class Metric(NamedTuple):
+  """A metric, and how it is shown and compared."""
+
+  name: str  # its column in results
+  label: str  # its name for people
+  unit: str  # "dB", or "" for similarities
+  decimals: int
+  function: Callable[..., float]  # of (reference, decoded)
+  needs_colour: bool = False  # whether it is undefined for grey images
+  is_similarity: bool = False  # whether BD-rates compare -10 log10(1 - value)
+  is_drawn_in_db: bool = False  # whether curves show -10 log10(1 - value), too
+
+  def comparable(self, value: float) -> float:
+    """Returns a value in dB, as averages over images and BD-rates take it."""
+    return similarity_db(value) if self.is_similarity else value
+
+
+METRICS: dict[str, Metric] = {
+  metric.name: metric
+  for metric in (
+    Metric("psnr_rgb", "PSNR RGB", "dB", 2, psnr),
+    Metric("psnr_ycbcr", "PSNR YCbCr", "dB", 2, lambda x, y: psnr_ycbcr(x, y).weighted, True),
+    Metric("psnr_y", "PSNR Y", "dB", 2, lambda x, y: psnr_ycbcr(x, y).y),
+    Metric("ssim", "SSIM", "", 4, ssim, is_similarity=True),
+    Metric("ms_ssim", "MS-SSIM", "", 4, ms_ssim, is_similarity=True, is_drawn_in_db=True),
+    Metric("psnr_hvs", "PSNR-HVS", "dB", 2, psnr_hvs),
+    Metric("psnr_hvs_m", "PSNR-HVS-M", "dB", 2, psnr_hvs_m),
+  )
+}
 
 
 def _decibel(error: float, peak: float = 255) -> float:
@@ -367,23 +389,23 @@ def _pair(reference, decoded, rank=None) -> tuple[np.ndarray, np.ndarray]:
   reference, decoded = np.asarray(reference), np.asarray(decoded)
   if reference.shape != decoded.shape:
     raise MetricError(
-      f"pictures of shapes {reference.shape} and {decoded.shape} cannot be compared; expected "
-      "equal shapes; compare a decoded picture with its own source"
+      f"images of shapes {reference.shape} and {decoded.shape} cannot be compared; expected "
+      "equal shapes; compare a decoded image with its own source"
     )
   if not reference.size or rank not in (None, reference.ndim):
     raise MetricError(
-      f"pictures of shape {reference.shape} cannot be measured; expected samples of shape "
+      f"images of shape {reference.shape} cannot be measured; expected samples of shape "
       "[H, W, C]; add a last axis to a single plane"
     )
   return reference, decoded
 
 
-def _is_grey(picture: np.ndarray) -> bool:
-  if picture.shape[-1] not in (1, 3):
+def _is_grey(image: np.ndarray) -> bool:
+  if image.shape[-1] not in (1, 3):
     raise MetricError(
-      f"pictures of shape {picture.shape} have no luma; expected RGB [H, W, 3] or a plane [H, W, 1]"
+      f"images of shape {image.shape} have no luma; expected RGB [H, W, 3] or a plane [H, W, 1]"
     )
-  return picture.shape[-1] == 1
+  return image.shape[-1] == 1
 
 
 def _bands(reference: np.ndarray, decoded: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -1,14 +1,14 @@
-"""How long the transforms of codecs take, and what they multiply, by codec and activation.
+"""Seconds and multiplications of codecs' transforms, by codec and activation.
 
 Analysis is g_a of all branches, synthesis g_s of all branches: each branch's transforms are run one
 after the other, and the figures are sums. Neither colour conversion nor hyper transforms nor
 entropy parameters are in them, and cross_component's encoder runs luma's synthesis besides, since
-chroma looks at what it gives.
+chroma is conditioned on its result.
 
-Seconds are of the transforms as coding runs them: in graphs for pictures of any size, in bands.
+Seconds are of the transforms as coding runs them: in graphs for images of any size, in bands.
 Multiplications are those of the plain networks' convolutions, GDN's 1x1 among them; overlaps of
-bands are not counted, nor what is done to single values, such as PReLU's slopes (below 1 % of all
-at the papers' sizes).
+bands are not counted, nor are operations on single values, such as PReLU's slopes (below 1 % of
+all at the papers' sizes).
 
 Weights and latents are random: time does not depend on them.
 """
@@ -26,10 +26,10 @@ from typing import Callable, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from khuvcm_tf import codecs
+from khuvcm_tf import atomic_files, codecs
 from khuvcm_tf.codecs import codec as codec_lib
-from khuvcm_tf.data import images, sample_photos
-from khuvcm_tf.evaluation import benchmark
+from khuvcm_tf.data import sample_photos
+from khuvcm_tf.evaluation import coding_benchmark
 
 # Standard deviation of the latents that a synthesis is given, before they are rounded.
 _SPREAD = 2.0
@@ -42,17 +42,17 @@ _OUTER = {
 
 
 class Part(NamedTuple):
-  """A transform of a branch, and what it is given.
+  """A transform of a branch, and its inputs.
 
   Attributes:
-    apply: (x, known, run) -> y or samples: `Branch.latents` or `Branch.samples`.
+    apply: (x, context) -> y or x_hat: `Branch.analyze` or `Branch.synthesize`.
     x: samples [1, H, W, C], or y_hat [1, h, w, M].
-    known: of the branches before.
+    decoded: of the branches before.
   """
 
   apply: Callable
   x: tf.Tensor
-  known: tuple[codec_lib.Known, ...]
+  decoded: tuple[codec_lib.DecodedBranch, ...]
 
 
 class Cost(NamedTuple):
@@ -63,7 +63,7 @@ class Cost(NamedTuple):
 
 
 class Measured(NamedTuple):
-  """What the transforms of a codec cost.
+  """The cost of a codec's transforms.
 
   Attributes:
     seconds: of the fastest runs.
@@ -79,7 +79,7 @@ class Measured(NamedTuple):
 def run(
   names: Sequence[str],
   activations: Sequence[str],
-  size: benchmark.Size,
+  size: coding_benchmark.Size,
   num_filters: int | None = None,
   latent_depth: int | None = None,
   repeats: int = 5,
@@ -90,9 +90,9 @@ def run(
   Args:
     names: of codecs.
     activations: of their transforms.
-    size: of the picture, scikit-image's `benchmark.PHOTO` brought to size by `benchmark.at_size`.
+    size: of the image, `coding_benchmark.PHOTO` brought to size by `coding_benchmark.at_size`.
     num_filters, latent_depth: None for each codec's own.
-    repeats: how often all transforms run after their first call; the fastest run of each counts.
+    repeats: runs of all transforms after their first call; the fastest of each counts.
     count_operations: whether multiplications are counted.
 
   Raises:
@@ -100,10 +100,12 @@ def run(
     errors.Error: no such codec, or it does not take the activation or the sizes.
   """
   if not names or not activations:
-    raise benchmark.BenchmarkError("found no codec or no activation, expected at least one of each")
+    raise coding_benchmark.BenchmarkError(
+      "found no codec or no activation, expected at least one of each"
+    )
   sizes = {"num_filters": num_filters, "latent_depth": latent_depth}
   given = {key: value for key, value in sizes.items() if value is not None}
-  picture = benchmark.at_size(sample_photos.load()[benchmark.PHOTO], size)
+  image = coding_benchmark.at_size(sample_photos.load()[coding_benchmark.PHOTO], size)
   built = {  # all of them before the first is timed: an error comes at once
     (name, activation): codecs.create(name, activation=activation, **given)
     for name in dict.fromkeys(names)
@@ -111,8 +113,8 @@ def run(
   }
   counts, calls = [], []
   for row, codec in built.items():
-    _tell(f"{' '.join(row)}: graphs")
-    both = parts(codec, picture)
+    _report(f"{' '.join(row)}: graphs")
+    both = parts(codec, image)
     counts.append(multiplications_per_pixel(codec, both) if count_operations else None)
     calls += [_in_bands(each) for each in both]
   seconds = fastest(calls, repeats)
@@ -122,42 +124,39 @@ def run(
   ]
 
 
-def parts(codec: codecs.Codec, picture: np.ndarray) -> tuple[list[Part], list[Part]]:
-  """Returns the analyses and the syntheses of a codec's branches, with what they are given.
+def parts(codec: codec_lib.Codec, image: np.ndarray) -> tuple[list[Part], list[Part]]:
+  """Returns the analyses and the syntheses of a codec's branches, with their inputs.
 
   Args:
     codec: of any number of branches.
-    picture: uint8 [H, W, 3], padded as the codec needs it. Its samples are what analyses are given;
-      syntheses get noise, and later branches what earlier ones make of that.
+    image: uint8 [H, W, 3], padded as the codec needs it. Analyses are given its samples,
+      syntheses noise, and later branches what earlier ones decode of that noise.
   """
-  samples = codec.picture_format.to_network(
-    codec.planes(picture[np.newaxis]), codec.stride, codec.compute_dtype
-  )
-  analyses, syntheses, known = [], [], ()
+  x = codec.samples(codec.planes(image[np.newaxis]))
+  analyses, syntheses, context = [], [], codec_lib.Context(codec_lib.in_bands)
   for branch in codec.branches:
-    height, width = (side // branch.analysis.stride for side in samples.shape[1:3])
-    shape = 1, height, width, branch.latent_coder.latent_depth
-    noise = tf.random.stateless_normal(shape, seed=(0, len(known)), stddev=_SPREAD)
+    height, width = (side // branch.g_a.stride for side in x.shape[1:3])
+    shape = 1, height, width, branch.entropy_model.latent_depth
+    noise = tf.random.stateless_normal(shape, seed=(0, len(context.decoded)), stddev=_SPREAD)
     y_hat = tf.cast(tf.round(noise), codec.compute_dtype)
-    analyses.append(Part(branch.latents, samples, known))
-    syntheses.append(Part(branch.samples, y_hat, known))
+    analyses.append(Part(branch.analyze, x, context.decoded))
+    syntheses.append(Part(branch.synthesize, y_hat, context.decoded))
     if branch is not codec.branches[-1]:
-      decoded = branch.samples(y_hat, known, codec_lib.in_bands)
-      known = (*known, codec_lib.Known(y_hat, decoded))
+      context = context.after(branch, y_hat)
   return analyses, syntheses
 
 
 def multiplications_per_pixel(
-  codec: codecs.Codec, both: tuple[Sequence[Part], Sequence[Part]]
+  codec: codec_lib.Codec, both: tuple[Sequence[Part], Sequence[Part]]
 ) -> Cost:
-  """Returns what the plain networks multiply for each pixel of the padded picture.
+  """Returns the multiplications of the plain networks for each pixel of the padded image.
 
   Args:
-    codec: of which the parts are.
-    both: of `parts`: analyses and syntheses.
+    codec: with the parts.
+    both: analyses and syntheses, of `parts`.
   """
   analyses, _ = both
-  pixels = math.prod(analyses[0].x.shape[1:3]) * codec.picture_format.side**2
+  pixels = math.prod(analyses[0].x.shape[1:3]) * codec.input_format.subsampling**2
   return Cost(*(sum(map(multiplications, each)) / pixels for each in both))
 
 
@@ -165,17 +164,17 @@ def multiplications(part: Part) -> int:
   """Counts the multiplications of a part's convolutions; nothing runs.
 
   Each output of a convolution, and each input of a transposed one, is multiplied with a kernel for
-  each channel on the other side. What borders cut off is counted too.
+  each channel on the other side. Products with zeros beyond the borders are counted too.
 
   Raises:
     BenchmarkError: there are products of other kinds, or some within functions or branches.
   """
-  fixed = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), (part.x, part.known))
+  fixed = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), (part.x, part.decoded))
   graph = _graph(part, codec_lib.plain, fixed).graph
   odd = {op.type for op in graph.get_operations() if _is_odd(op.type)}
   if graph.as_graph_def().library.function or odd:
     found = ", ".join(sorted(odd)) or "functions within the graph"
-    raise benchmark.BenchmarkError(
+    raise coding_benchmark.BenchmarkError(
       f"found {found}, expected all products in 2-D convolutions: nothing else can be counted"
     )
   count = 0
@@ -195,12 +194,12 @@ def fastest(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
 
   All are called once beforehand, then in turn: a busy machine disturbs them alike.
   """
-  _tell("first calls")
+  _report("first calls")
   for call in calls:
     call()
   least = [math.inf] * len(calls)
   for repeat in range(repeats):
-    _tell(f"round {repeat + 1} of {repeats}")
+    _report(f"round {repeat + 1} of {repeats}")
     for i, call in enumerate(calls):
       start = time.perf_counter()
       call()
@@ -208,7 +207,7 @@ def fastest(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
   return least
 
 
-def _tell(what: str):
+def _report(what: str):
   print(what, file=sys.stderr, flush=True)
 
 
@@ -220,20 +219,23 @@ def _in_bands(transforms: Sequence[Part]) -> Callable[[], list[np.ndarray]]:
 
   runs = []
   for part in transforms:
-    inputs = part.x, part.known
+    inputs = part.x, part.decoded
     graph = _graph(part, codec_lib.in_bands, tf.nest.map_structure(any_size, inputs))
     runs.append(functools.partial(graph, *inputs))
   return lambda: [each().numpy() for each in runs]
 
 
 def _graph(part: Part, how: codec_lib.Run, signature):
-  """Returns the concrete function of (x, known) that applies a part in one way."""
+  """Returns the concrete function of (x, decoded) that applies a part in one way."""
+
   # Nothing here branches in Python on tensors, which AutoGraph would rewrite.
-  function = tf.function(lambda x, known: part.apply(x, known, how), signature, autograph=False)
-  return function.get_concrete_function()
+  def apply(x, decoded):
+    return part.apply(x, codec_lib.Context(how, decoded))
+
+  return tf.function(apply, signature, autograph=False).get_concrete_function()
 
 
-def table(measured: Sequence[Measured], size: benchmark.Size) -> str:
+def table(measured: Sequence[Measured], size: coding_benchmark.Size) -> str:
   """Returns all that was measured as text, below 100 columns; ratios are to the first row."""
   lines = _columns(f"seconds, {size}", measured, [each.seconds for each in measured], ".3f")
   counts = [each.multiplications for each in measured]
@@ -252,7 +254,7 @@ def _columns(title: str, measured: Sequence[Measured], costs: Sequence[Cost], fo
   return lines
 
 
-def write_json(path: str, measured: Sequence[Measured], size: benchmark.Size) -> None:
+def write_json(path: str, measured: Sequence[Measured], size: coding_benchmark.Size) -> None:
   """Writes the measurements as JSON, whole or not at all.
 
   {codec: {activation: {"size": "768x512",
@@ -260,7 +262,7 @@ def write_json(path: str, measured: Sequence[Measured], size: benchmark.Size) ->
                         "multiplications_per_pixel": {the same} or null}}}
 
   Raises:
-    images.ImageError: the file cannot be written.
+    image_files.ImageError: the file cannot be written.
   """
   content: dict[str, dict] = {}
   for each in measured:
@@ -270,4 +272,4 @@ def write_json(path: str, measured: Sequence[Measured], size: benchmark.Size) ->
       "seconds": each.seconds._asdict(),
       "multiplications_per_pixel": None if counts is None else counts._asdict(),
     }
-  images.write_text(path, json.dumps(content, indent=2) + "\n")
+  atomic_files.write_text(path, json.dumps(content, indent=2) + "\n")

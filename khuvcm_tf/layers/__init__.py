@@ -1,10 +1,12 @@
 """Keras layers from which transforms are built; the one place where tfc's layers get arguments."""
 
 from khuvcm_tf.layers.four_stage import four_stage_analysis, four_stage_synthesis
+from khuvcm_tf.layers.initializers import weights_assigned
 from khuvcm_tf.layers.luma import LumaDown, LumaUp
 from khuvcm_tf.layers.masked import MaskedConv2D
 from khuvcm_tf.layers.residual import Attention, ResidualBlock, ResidualDown, ResidualUp, Subpixel
 from khuvcm_tf.layers.signal import Rectifier, activation, conv, conv_down, conv_up
+from khuvcm_tf.layers.stack import Stack
 from khuvcm_tf.layers.transform import Transform
 
 __all__ = [
@@ -16,6 +18,7 @@ __all__ = [
   "ResidualBlock",
   "ResidualDown",
   "ResidualUp",
+  "Stack",
   "Subpixel",
   "Transform",
   "activation",
@@ -24,4 +27,5 @@ __all__ = [
   "conv_up",
   "four_stage_analysis",
   "four_stage_synthesis",
+  "weights_assigned",
 ]

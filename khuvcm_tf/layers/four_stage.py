@@ -18,8 +18,8 @@ def four_stage_analysis(filters: int, latent_depth: int, activation: str) -> Tra
       signal.activation(activation, name="act2"),
       signal.conv_down(latent_depth, 5, 2, name="conv3"),
     ],
+    3,
     name="analysis",
-    in_channels=3,
   )
 
 
@@ -35,6 +35,6 @@ def four_stage_synthesis(filters: int, latent_depth: int, activation: str) -> Tr
       signal.activation(activation, inverse=True, name="act2"),
       signal.conv_up(3, 5, 2, name="conv3"),
     ],
+    latent_depth,
     name="synthesis",
-    in_channels=latent_depth,
   )

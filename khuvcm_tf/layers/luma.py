@@ -1,4 +1,4 @@
-"""The first and last stage of networks that see 4:2:0: luma at twice the resolution of the rest.
+"""The first and last stage of networks for 4:2:0: luma at twice the resolution of the rest.
 
 Samples of 4:2:0 hold four values of luma, which are 2x2 pixels, row by row (`space_to_depth`).
 """
@@ -17,8 +17,8 @@ class LumaDown(tf.keras.layers.Layer):
     super().__init__(name=name)
     self.filters = filters
     self.conv = signal.conv_down(filters, 5, 2, name="conv")
-    # Two pixels to each side are less than a sample.
-    self.path = [(3, 1, 1)]
+    # Two pixels on each side are less than one sample.
+    self.longest_path = [(3, 1, 1)]
 
   def call(self, inputs):
     return self.conv(tf.nn.depth_to_space(inputs, 2))
@@ -32,7 +32,7 @@ class LumaUp(tf.keras.layers.Layer):
   def __init__(self, name: str):
     super().__init__(name=name)
     self.conv = signal.conv_up(1, 5, 2, name="conv")
-    self.path = [(3, 1, 1)]
+    self.longest_path = [(3, 1, 1)]
 
   def call(self, inputs):
     return tf.nn.space_to_depth(self.conv(inputs), 2)

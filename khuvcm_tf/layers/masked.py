@@ -1,26 +1,29 @@
-"""The convolution of a context model: each output sees what a decoder has decoded before it."""
+"""The convolution of a context model: each output depends on earlier latents alone."""
 
 from __future__ import annotations
 
 import tensorflow as tf
 
+from khuvcm_tf.layers.initializers import VarianceScaling
 
-def causal_places(kernel: int) -> list[tuple[int, int]]:
-  """Lists the (rows, columns) from a place to those of its neighbourhood that precede it.
+
+def causal_positions(kernel: int) -> list[tuple[int, int]]:
+  """Lists the offsets (rows, columns) of the neighbours that precede a position in raster order.
 
   Example:
-    >>> causal_places(3)
+    >>> causal_positions(3)
     [(-1, -1), (-1, 0), (-1, 1), (0, -1)]
   """
-  reach = range(-(kernel // 2), kernel // 2 + 1)
-  return [(dy, dx) for dy in reach for dx in reach if (dy, dx) < (0, 0)]
+  offsets = range(-(kernel // 2), kernel // 2 + 1)
+  return [(dy, dx) for dy in offsets for dx in offsets if (dy, dx) < (0, 0)]
 
 
 class MaskedConv2D(tf.keras.layers.Layer):
-  """Convolution with a mask of type A (van den Oord et al., 2016): what precedes in raster order.
+  """Convolution with a mask of type A (van den Oord et al., 2016): no position depends on itself or
+  on later ones in raster order.
 
-  [B, H, W, C] -> [B, H, W, filters], zeros beyond the edges. The kernel holds the unmasked places
-  alone, [(k^2 - 1) / 2, C, filters], in raster order.
+  [B, H, W, C] -> [B, H, W, filters], zeros beyond the edges. The kernel holds only the unmasked
+  positions, [(k^2 - 1) / 2, C, filters], in raster order.
   """
 
   def __init__(self, filters: int, kernel_size: int, name: str):
@@ -28,11 +31,11 @@ class MaskedConv2D(tf.keras.layers.Layer):
     self.filters, self.kernel_size = filters, kernel_size
 
   def build(self, input_shape):
-    places = self.kernel_size**2 // 2
+    positions = self.kernel_size**2 // 2
     self.kernel = self.add_weight(
       "kernel",
-      (places, input_shape[-1], self.filters),
-      initializer=tf.keras.initializers.VarianceScaling(mode="fan_avg", distribution="uniform"),
+      (positions, input_shape[-1], self.filters),
+      initializer=VarianceScaling(mode="fan_avg", distribution="uniform"),
     )
     self.bias = self.add_weight("bias", (self.filters,), initializer="zeros")
     super().build(input_shape)

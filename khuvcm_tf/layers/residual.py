@@ -5,7 +5,8 @@ likelihoods and attention modules. CVPR 2020. https://arxiv.org/abs/2001.01568 (
 Where the paper leaves it open (order of activation and sum, slope 0.01), these blocks are as in the
 implementation whose weights are published (CompressAI).
 
-A block's `path` lists the convolutions of its longest way, for the reach of a whole transform.
+A block's `longest_path` lists the convolutions of the branch with the largest receptive field, from
+which the receptive field of a whole transform follows.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class Subpixel(tf.keras.layers.Layer):
     self.conv = signal.conv(filters * stride**2, kernel, name="conv")
 
   @property
-  def path(self):
-    return [*signal.reach(self.conv), (1, 1, self.stride)]
+  def longest_path(self):
+    return [*signal.convolutions(self.conv), (1, 1, self.stride)]
 
   def call(self, inputs):
     return tf.nn.depth_to_space(self.conv(inputs), self.stride)
@@ -47,8 +48,8 @@ class ResidualBlock(tf.keras.layers.Layer):
     self.conv1 = signal.conv(filters, 3, name="conv1")
 
   @property
-  def path(self):
-    return signal.reach(self.conv0) + signal.reach(self.conv1)
+  def longest_path(self):
+    return signal.convolutions(self.conv0) + signal.convolutions(self.conv1)
 
   def call(self, inputs):
     x = signal.leaky_relu(self.conv0(inputs), _SLOPE)
@@ -67,12 +68,12 @@ class ResidualDown(tf.keras.layers.Layer):
     self.activation = signal.activation(activation, name="act")
 
   @property
-  def path(self):
-    return signal.reach(self.conv0) + signal.reach(self.conv1)
+  def longest_path(self):
+    return signal.convolutions(self.conv0) + signal.convolutions(self.conv1)
 
   def call(self, inputs):
     x = signal.leaky_relu(self.conv0(inputs), _SLOPE)
-    # Every second place is taken here: the gradient of a 1x1 convolution of stride 2 on three
+    # Every second position is taken here: the gradient of a 1x1 convolution of stride 2 on three
     # channels writes beyond its memory in TensorFlow 2.14's oneDNN.
     return self.skip(inputs[:, ::2, ::2]) + self.activation(self.conv1(x))
 
@@ -89,8 +90,8 @@ class ResidualUp(tf.keras.layers.Layer):
     self.activation = signal.activation(activation, inverse=True, name="act")
 
   @property
-  def path(self):
-    return self.up.path + signal.reach(self.conv)
+  def longest_path(self):
+    return self.up.longest_path + signal.convolutions(self.conv)
 
   def call(self, inputs):
     x = signal.leaky_relu(self.up(inputs), _SLOPE)
@@ -108,8 +109,8 @@ class _ResidualUnit(tf.keras.layers.Layer):
     self.conv2 = signal.conv(filters, 1, name="conv2")
 
   @property
-  def path(self):
-    return signal.reach(self.conv1)
+  def longest_path(self):
+    return signal.convolutions(self.conv1)
 
   def call(self, inputs):
     x = tf.nn.relu(self.conv0(inputs))
@@ -128,8 +129,8 @@ class Attention(tf.keras.layers.Layer):
     self.conv = signal.conv(filters, 1, name="conv")
 
   @property
-  def path(self):
-    return [step for unit in self.trunk for step in unit.path]
+  def longest_path(self):
+    return [step for unit in self.trunk for step in unit.longest_path]
 
   def call(self, inputs):
     trunk = mask = inputs

@@ -11,6 +11,8 @@ from __future__ import annotations
 import tensorflow as tf
 import tensorflow_compression as tfc
 
+from khuvcm_tf.layers.initializers import VarianceScaling
+
 
 def conv_down(filters: int, kernel: int, stride: int, name: str) -> tf.keras.layers.Layer:
   """Convolution of an analysis: [B, H, W, C] -> [B, ceil(H/stride), ceil(W/stride), filters]."""
@@ -22,6 +24,7 @@ def conv_down(filters: int, kernel: int, stride: int, name: str) -> tf.keras.lay
     padding="same_zeros",
     use_bias=True,
     kernel_parameter="variable",
+    kernel_initializer=VarianceScaling(),
     name=name,
   )
 
@@ -36,6 +39,7 @@ def conv_up(filters: int, kernel: int, stride: int, name: str) -> tf.keras.layer
     padding="same_zeros",
     use_bias=True,
     kernel_parameter="variable",
+    kernel_initializer=VarianceScaling(),
     name=name,
   )
 
@@ -45,18 +49,18 @@ def conv(filters: int, kernel: int, name: str) -> tf.keras.layers.Layer:
   return conv_down(filters, kernel, 1, name)
 
 
-def reach(layer: tf.keras.layers.Layer) -> list[tuple[int, int, int]]:
-  """Returns (kernel, stride down, stride up) of each convolution on a layer's longest way."""
+def convolutions(layer: tf.keras.layers.Layer) -> list[tuple[int, int, int]]:
+  """Returns (kernel, stride down, stride up) of each convolution on a layer's longest path."""
   if isinstance(layer, tfc.SignalConv2D):
     return [(layer.kernel_support[0], layer.strides_down[0], layer.strides_up[0])]
-  return list(getattr(layer, "path", []))
+  return list(getattr(layer, "longest_path", []))
 
 
 class _Gdn(tfc.GDN):
   """tfc's GDN with square and root alone.
 
-  tfc's own `call` looks at its exponents, which are tensors: in a graph it needs AutoGraph, which
-  turns each look into a `tf.cond` of both branches.
+  tfc's own `call` branches on its exponents, which are tensors: in a graph it needs AutoGraph,
+  which turns each branch into a `tf.cond`.
   """
 
   def call(self, inputs):
@@ -74,7 +78,7 @@ def activation(kind: str, name: str, inverse: bool = False) -> tf.keras.layers.L
       tfc's own defaults are GDN1, without the square and the root), or "prelu", a leaky slope per
       channel, much cheaper than GDN.
     name: of the layer.
-    inverse: the synthesis's side of it (GDN multiplies; PReLU is the same).
+    inverse: whether it is for a synthesis (GDN then multiplies; PReLU is the same).
 
   Raises:
     ValueError: `kind` is neither.
@@ -98,7 +102,7 @@ def leaky_relu(x: tf.Tensor, slope: float) -> tf.Tensor:
 
 
 class Rectifier(tf.keras.layers.Layer):
-  """`leaky_relu` as a layer, of which integer networks know (a slope of 0.0 is ReLU)."""
+  """`leaky_relu` as a layer, which integer networks have too; a slope of 0.0 is ReLU."""
 
   def __init__(self, slope: float, name: str):
     super().__init__(name=name)

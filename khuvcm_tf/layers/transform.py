@@ -1,45 +1,52 @@
-"""A stack of layers between pixels and latents, which large pictures pass in bands."""
+"""The analysis and synthesis transforms: stacks of layers that large images pass in bands."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import tensorflow as tf
 
 from khuvcm_tf.layers import signal
+from khuvcm_tf.layers.stack import Stack
 from khuvcm_tf.ops import banding
 
-# Bytes that a transform needs for each pixel and filter, as measured on 12 Mpixel (peak memory over
-# pixels and filters): 3.8 for an analysis, 10.4 for a synthesis.
+# Bytes that a transform needs for each pixel and filter, as measured on 12 megapixels (peak memory
+# over pixels and filters): 3.8 for an analysis, 10.4 for a synthesis.
 _ANALYSIS_BYTES = 5
 _SYNTHESIS_BYTES = 12
 
 
-class Transform(tf.keras.Sequential):
-  """Layers in sequence, with the reach of their kernels known.
+class Transform(Stack):
+  """A stack whose stride and receptive field are known.
 
   `transform(x)` is the plain network, as training uses it. `transform.in_bands(x)` is the same
   within rounding, with memory bounded by `banding.BAND_BYTES` for each band.
 
   Args:
     layers: from samples to latents, or back.
+    in_channels: channels of the input.
     name: of the transform.
-    in_channels: of what it is given.
-    side: pixels along the side of a sample.
+    subsampling: pixels along the side of a sample.
+
+  Attributes:
+    stride: samples along the side of a latent.
+    halo: input rows beyond its own that a row of the output depends on.
   """
 
   def __init__(
-    self, layers: Sequence[tf.keras.layers.Layer], name: str, in_channels: int, side: int = 1
+    self,
+    layers: Sequence[tf.keras.layers.Layer],
+    in_channels: int,
+    name: str,
+    subsampling: int = 1,
   ):
-    # Keras takes inputs for float32 where it is not told, and rounds them.
-    inputs = tf.keras.Input((None, None, in_channels), dtype=layers[0].variable_dtype)
-    super().__init__([inputs, *layers], name=name)
-    self._pixels = side**2
+    super().__init__(layers, in_channels, name)
+    self._pixels = subsampling**2
     self.filters = max(getattr(layer, "filters", 0) for layer in layers)
-    kernels, down, up = zip(*(step for layer in layers for step in signal.reach(layer)))
-    self.stride = 1
-    for factor in (*down, *up):
-      self.stride *= factor
+    steps = [step for layer in layers for step in signal.convolutions(layer)]
+    kernels, down, up = zip(*steps)
+    self.stride = math.prod((*down, *up))
     self.enlarges = max(up) > 1
     if self.enlarges:
       self.halo = banding.synthesis_halo(kernels, up)
@@ -52,15 +59,25 @@ class Transform(tf.keras.Sequential):
     Args:
       x: [B, H, W, C]; for an analysis H and W are multiples of `stride`.
     """
-    if self.enlarges:
-      width, halo = tf.shape(x)[2] * self.stride, self.halo * self.stride
-      bytes_per_place = _SYNTHESIS_BYTES * self._pixels * self.filters * x.dtype.size / 4
-      rows = banding.band_rows(width, bytes_per_place, self.stride, halo)
-      y = banding.in_bands(self, x, rows // self.stride, self.halo, self.stride, 1)
-    else:
-      # Cuts of an analysis fall on whole latent rows.
-      halo = -(-self.halo // self.stride) * self.stride
-      bytes_per_place = _ANALYSIS_BYTES * self._pixels * self.filters * x.dtype.size / 4
-      rows = banding.band_rows(tf.shape(x)[2], bytes_per_place, self.stride, halo)
-      y = banding.in_bands(self, x, rows, halo, 1, self.stride)
-    return tf.ensure_shape(y, (None, None, None, self.output_shape[-1]))
+    numerator, denominator = (self.stride, 1) if self.enlarges else (1, self.stride)
+    rows = self._band_rows(tf.shape(x)[2])
+    y = banding.in_bands(self, x, rows, self._halo, numerator, denominator)
+    return tf.ensure_shape(y, (None, None, None, self.out_channels))
+
+  def fits_a_band(self, height: int, width: int) -> bool:
+    """Whether one band takes an input [B, height, width, C], so that `in_bands` cuts nothing."""
+    return height <= int(self._band_rows(width))
+
+  @property
+  def _halo(self) -> int:
+    # Cuts of an analysis fall on whole latent rows.
+    return self.halo if self.enlarges else -(-self.halo // self.stride) * self.stride
+
+  def _band_rows(self, width):
+    """Returns the input rows of a band, scalar int32, for the width of the input."""
+    scale = self.stride if self.enlarges else 1  # From input to output rows, if these are more.
+    bytes_per_filter = _SYNTHESIS_BYTES if self.enlarges else _ANALYSIS_BYTES
+    size = tf.as_dtype(self.compute_dtype).size
+    bytes_per_sample = bytes_per_filter * self._pixels * self.filters * size / 4
+    rows = banding.band_rows(width * scale, bytes_per_sample, self.stride, self._halo * scale)
+    return rows // scale

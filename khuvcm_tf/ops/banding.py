@@ -1,11 +1,11 @@
-"""Transforms in horizontal bands, so that memory grows with a picture's width, not with its area.
+"""Transforms in horizontal bands, so that memory grows with an image's width, not with its area.
 
-A band is cut with a halo of as many rows as the transform's kernels reach. At the picture's own
-top and bottom there is no halo, and the transform pads there as it would for the whole picture; at
+A band is cut with a halo of as many rows as the transform's kernels reach. At the image's own
+top and bottom there is no halo, and the transform pads there as it would for the whole image; at
 a cut its padding spoils halo rows alone, and these are dropped. So the bands joined equal the
 transform of the whole within rounding.
 
-The band's height follows from the picture's width and the transform's width alone: all machines
+The band's height follows from the image's width and the transform's width alone: all machines
 cut alike.
 """
 
@@ -51,8 +51,8 @@ def band_rows(width, bytes_per_pixel: float, unit: int, halo: int):
   """Returns the height of a band in pixels: a multiple of `unit`, at least `unit`.
 
   Args:
-    width: of the padded picture in pixels, int or scalar int tensor.
-    bytes_per_pixel: memory of the transform for a picture's pixel, halo pixels included.
+    width: of the padded image in pixels, int or scalar int tensor.
+    bytes_per_pixel: memory of the transform for an image's pixel, halo pixels included.
     unit: rows of pixels that are one row of latents.
     halo: rows of pixels on each side of a band.
   """

@@ -10,7 +10,7 @@ between two rows; horizontally
 - "centre": midway between two columns (JPEG);
 - "left": on the left column of the two (MPEG-2, the default of H.264 and H.265).
 
-  H, W: sides of the picture; h, w: half of them, rounded up.
+  H, W: sides of the image; h, w: half of them, rounded up.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def to_420(ycbcr: tf.Tensor, siting: str = "centre") -> tuple[tf.Tensor, tf.Tens
   """Halves the resolution of chroma.
 
   Filters: vertically the mean of two rows; horizontally the mean of two columns for "centre", and
-  [1, 2, 1] / 4 about the left one for "left". Beyond its edges the picture repeats its last row or
+  [1, 2, 1] / 4 about the left one for "left". Beyond its edges the image repeats its last row or
   column, odd sides included.
 
   Args:
@@ -141,7 +141,7 @@ def to_420(ycbcr: tf.Tensor, siting: str = "centre") -> tuple[tf.Tensor, tf.Tens
     uv = _pad(uv, (0, 0), (0, width % 2))
     return y, (uv[:, :, 0::2] + uv[:, :, 1::2]) / 2
   uv = _pad(uv, (0, 0), (1, 1))
-  # Column 2j of the picture is column 2j + 1 of the padded one.
+  # Column 2j of the image is column 2j + 1 of the padded one.
   left, right = uv[:, :, :width:2], uv[:, :, 2::2]
   return y, (left + right) / 4 + uv[:, :, 1:-1:2] / 2
 
@@ -190,7 +190,7 @@ def repeat_chroma(uv: tf.Tensor) -> tf.Tensor:
   return _interleaved(uv, uv, axis=2)
 
 
-def ceiling(pictures: tf.Tensor, there_and_back: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+def ceiling(images: tf.Tensor, there_and_back: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
   """Returns the PSNR_RGB that a conversion alone leaves: no codec behind it can exceed it by much.
 
   On photographs, BT.601 full range rounded to 8 bits leaves 53 dB (theory: the variance 1/12 of
@@ -199,7 +199,7 @@ def ceiling(pictures: tf.Tensor, there_and_back: Callable[[tf.Tensor], tf.Tensor
   module leaves 35 to 47 dB on those of scikit-image, by how sharp and colourful they are.
 
   Args:
-    pictures: uint8 [B, H, W, 3], RGB.
+    images: uint8 [B, H, W, 3], RGB.
     there_and_back: from float32 RGB to float RGB, [B, H, W, 3]; its result is rounded by `levels`.
 
   Returns:
@@ -210,14 +210,14 @@ def ceiling(pictures: tf.Tensor, there_and_back: Callable[[tf.Tensor], tf.Tensor
     >>> ceiling(grey, lambda rgb: ycbcr_to_rgb(rgb_to_ycbcr(rgb))).numpy()
     array([inf])
   """
-  pictures = tf.convert_to_tensor(pictures)
-  if pictures.dtype != tf.uint8 or pictures.shape.rank != 4 or pictures.shape[-1] != 3:
+  images = tf.convert_to_tensor(images)
+  if images.dtype != tf.uint8 or images.shape.rank != 4 or images.shape[-1] != 3:
     raise ValueError(
-      f"`pictures` are {pictures.dtype.name} {pictures.shape}; expected uint8 [B, H, W, 3]; put "
-      "a picture into a batch of one"
+      f"`images` are {images.dtype.name} {images.shape}; expected uint8 [B, H, W, 3]; put "
+      "an image into a batch of one"
     )
-  back = levels(there_and_back(tf.cast(pictures, tf.float32)))
-  difference = tf.cast(back, tf.float64) - tf.cast(pictures, tf.float64)
+  back = levels(there_and_back(tf.cast(images, tf.float32)))
+  difference = tf.cast(back, tf.float64) - tf.cast(images, tf.float64)
   mse = tf.reduce_mean(difference**2, axis=(1, 2, 3))
   return 10 * tf.math.log(255**2 / mse) / np.log(10)
 

@@ -1,7 +1,7 @@
-"""Padding of pictures to the sizes that strided transforms need, and back.
+"""Padding of images to the sizes that strided transforms need, and back.
 
-A picture is padded once, before the analysis, at its bottom and right by repeating the last row
-and column, and is cropped once, after the synthesis. The picture's own size travels in the file.
+An image is padded once, before the analysis, at its bottom and right by repeating the last row
+and column, and is cropped once, after the synthesis. The image's own size travels in the file.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Distortions between a picture and its reconstruction, on the 0..255 scale.
+"""Distortions between an image and its reconstruction, on the 0..255 scale.
 
-A distortion of training is a function: (picture format, planes, decoded planes) -> [B].
+A distortion of training is a function: (image format, planes, decoded planes) -> [B].
 """
 
 from __future__ import annotations
@@ -10,51 +10,46 @@ from typing import Callable
 
 import tensorflow as tf
 
-from khuvcm_tf.codecs import picture_format as picture_format_lib
+from khuvcm_tf.codecs import input_format as input_format_lib
 
 Distortion = Callable[
-  [picture_format_lib.Rgb, picture_format_lib.Planes, picture_format_lib.Planes], tf.Tensor
+  [input_format_lib.Rgb, input_format_lib.Planes, input_format_lib.Planes], tf.Tensor
 ]
-
-KINDS = ("mse", "ms_ssim")
 
 _MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # finest scale first
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 _WINDOW, _SIGMA = 11, 1.5
 # Factors below are raised to it: the power of a fraction has no gradient at 0, no value below.
-_LEAST_FACTOR = 1e-4
-
-# Five scales of an 11x11 window: 11 * 2^4.
-MS_SSIM_SMALLEST_SIDE = 176
+_MIN_FACTOR = 1e-4
 
 
-def create(kind: str, shares: Sequence[float] | None = None) -> Distortion:
+def create(kind: str, factors: Sequence[float] | None = None) -> Distortion:
   """Returns a distortion.
 
   Args:
-    kind: "mse": sum_c s_c MSE_c, each component over its own samples; "ms_ssim": 1 - MS-SSIM of the
-      RGB pictures.
-    shares: s, one for each component; None: the picture format's weights over their sum.
+    kind: "mse": sum_c f_c MSE_c, each component over its own samples; "ms_ssim": 1 - MS-SSIM of the
+      RGB images.
+    factors: f, one for each component; None: the image format's weights divided by their sum.
   """
   if kind == "ms_ssim":
-    return lambda form, original, decoded: ms_ssim(form.rgb(original), form.rgb(decoded))
+    return lambda form, original, decoded: ms_ssim(form.to_rgb(original), form.to_rgb(decoded))
 
-  def weighted(form, original, decoded):
-    factors = shares or [each / sum(form.weights) for each in form.weights]
+  def weighted_mse(form, original, decoded):
+    used = factors or [each / sum(form.component_weights) for each in form.component_weights]
     errors = tf.cast(form.squared_errors(original, decoded), tf.float32)
-    return tf.linalg.matvec(errors, tf.constant(factors, tf.float32))
+    return tf.linalg.matvec(errors, tf.constant(used, tf.float32))
 
-  return weighted
+  return weighted_mse
 
 
 def mse(original: tf.Tensor, decoded: tf.Tensor) -> tf.Tensor:
-  """Mean squared error of each picture: [B, H, W, C] twice, 0..255 -> [B]."""
+  """Mean squared error of each image: [B, H, W, C] twice, 0..255 -> [B]."""
   difference = tf.cast(original, tf.float32) - tf.cast(decoded, tf.float32)
   return tf.reduce_mean(tf.square(difference), axis=(1, 2, 3))
 
 
 def ms_ssim(original: tf.Tensor, decoded: tf.Tensor) -> tf.Tensor:
-  """1 - MS-SSIM of each picture, as `evaluation.metrics.ms_ssim` defines it, to 1e-5.
+  """1 - MS-SSIM of each image, as `evaluation.metrics.ms_ssim` defines it, to 1e-5.
 
   The gradient of `tf.image.ssim_multiscale` is NaN where a scale is negatively correlated, as an
   untrained codec's are; here such a factor counts as 1e-4.
@@ -71,10 +66,10 @@ def ms_ssim(original: tf.Tensor, decoded: tf.Tensor) -> tf.Tensor:
   product = 1.0
   for weight in _MS_SSIM_WEIGHTS[:-1]:
     _, contrast_structure = _similarities(x, y)
-    product *= tf.maximum(contrast_structure, _LEAST_FACTOR) ** weight
+    product *= tf.maximum(contrast_structure, _MIN_FACTOR) ** weight
     x, y = _halve(x), _halve(y)
   similarity, _ = _similarities(x, y)
-  product *= tf.maximum(similarity, _LEAST_FACTOR) ** _MS_SSIM_WEIGHTS[-1]
+  product *= tf.maximum(similarity, _MIN_FACTOR) ** _MS_SSIM_WEIGHTS[-1]
   return 1.0 - tf.reduce_mean(product, axis=1)
 
 

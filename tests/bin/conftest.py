@@ -31,7 +31,7 @@ def run_together():
       env={**os.environ, "PYTHONPATH": str(_ROOT), **environment},
       capture_output=True,
       text=True,
-      timeout=300,
+      timeout=1800,
     )
     assert process.returncode == 0, process.stderr
     return [tuple(end) for end in json.loads(process.stdout)]

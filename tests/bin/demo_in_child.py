@@ -16,10 +16,10 @@ _DEMO = pathlib.Path(__file__).parents[2] / "bin" / "demo.py"
 def main():
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # As the program does before the import.
   from khuvcm_tf.data import sample_photos
-  from khuvcm_tf.evaluation import demo, demo_picture
+  from khuvcm_tf.evaluation import demo, demo_sheet
 
   corners = {
-    name: photo[: demo_picture.CROP, : demo_picture.CROP]
+    name: photo[: demo_sheet.CROP, : demo_sheet.CROP]
     for name, photo in sample_photos.load().items()
   }
   sample_photos.load = lambda: corners

@@ -1,10 +1,11 @@
 """bin/compress.py, bin/decompress.py and bin/export.py as a person starts them.
 
-A process takes seconds to start: what needs none is in tests/test_files.py.
+A process takes seconds to start: tests that need none are in tests/test_batch_coding.py.
 """
 
 from __future__ import annotations
 
+import ast
 import fcntl
 import os
 import pathlib
@@ -21,7 +22,7 @@ import skimage.data
 from PIL import Image
 
 from khuvcm_tf import model_files
-from khuvcm_tf.data import images
+from khuvcm_tf.data import image_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -29,14 +30,14 @@ GOLDEN = ROOT / "tests" / "golden"
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-  """A folder with pictures in photos/, shipped models in shipped/."""
+  """A folder with images in photos/, shipped models in shipped/."""
   folder = tmp_path_factory.mktemp("here")
   photo = skimage.data.astronaut()
   (folder / "shipped").mkdir()
   (folder / "shipped" / "tiny").symlink_to(GOLDEN / "mbt2018_mean" / "model")
   (folder / "photos" / "sub").mkdir(parents=True)
-  images.write_image(str(folder / "photos" / "a.png"), photo[:60, :90])
-  images.write_image(str(folder / "photos" / "sub" / "grey.png"), photo[100:133, 100:117, :1])
+  image_files.write_image(str(folder / "photos" / "a.png"), photo[:60, :90])
+  image_files.write_image(str(folder / "photos" / "sub" / "grey.png"), photo[100:133, 100:117, :1])
   Image.fromarray(photo[:8, :8].astype(np.uint16)[..., 0] * 257).save(
     folder / "photos" / "deep.png"
   )
@@ -59,7 +60,7 @@ def run(here):
       env=_environment(here),
       capture_output=True,
       text=True,
-      timeout=300,
+      timeout=1800,
     )
     return process.returncode, process.stdout, process.stderr
 
@@ -81,18 +82,18 @@ def _files(folder) -> list[str]:
   return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_compress_of_a_folder_does_all_but_a_16_bit_picture_which_it_names(coded, here, model):
+def test_compress_of_a_folder_does_all_but_a_16_bit_image_which_it_names(coded, here, model):
   code, out, err = coded
   assert code == 1
   warning, failed, end = err.splitlines()
-  assert re.fullmatch(r"warning: photos/clear\.png: transparent picture is put on white", warning)
+  assert re.fullmatch(r"warning: photos/clear\.png: transparent image is put on white", warning)
   assert re.fullmatch(r"failed: photos/deep\.png: 16 bits per sample; expected 8; .*", failed)
   assert end == "compress.py: error: 1 of 4 files were not coded, for the reasons above"
   assert out == ""
   assert _files(here / "kvc") == ["a.kvc", "clear.kvc", "sub/grey.kvc"]
   for name in ("a", "sub/grey"):
-    picture = images.read_image(str(here / "photos" / f"{name}.png"))
-    assert (here / "kvc" / f"{name}.kvc").read_bytes() == model.compress(picture)
+    image = image_files.read_image(str(here / "photos" / f"{name}.png"))
+    assert (here / "kvc" / f"{name}.kvc").read_bytes() == model.compress(image)
 
 
 def test_decompress_finds_the_shipped_model_and_shows_a_bar_on_a_terminal(coded, here, model):
@@ -106,7 +107,7 @@ def test_decompress_finds_the_shipped_model_and_shows_a_bar_on_a_terminal(coded,
     stderr=terminal,
   )
   os.close(terminal)
-  out, _ = process.communicate(timeout=300)
+  out, _ = process.communicate(timeout=1800)
   shown = b""
   while True:
     try:
@@ -124,7 +125,7 @@ def test_decompress_finds_the_shipped_model_and_shows_a_bar_on_a_terminal(coded,
   assert _files(here / "decoded") == ["a.png", "clear.png", "sub/grey.png"]
   for name in ("a", "sub/grey"):
     expected = model.decompress((here / "kvc" / f"{name}.kvc").read_bytes())
-    found = images.read_image(str(here / "decoded" / f"{name}.png"))
+    found = image_files.read_image(str(here / "decoded" / f"{name}.png"))
     np.testing.assert_array_equal(found, expected)
 
 
@@ -137,7 +138,7 @@ def test_an_export_compresses_to_the_same_bytes(coded, run, here):
   assert (code, err) == (0, "")
   data = (here / "kvc" / "a.kvc").read_bytes()
   size = (here / "photos" / "a.png").stat().st_size
-  assert out == f"1 picture: {size} bytes -> {len(data)} bytes in again.kvc\n"
+  assert out == f"1 image: {size} bytes -> {len(data)} bytes in again.kvc\n"
   assert (here / "again.kvc").read_bytes() == data
 
 
@@ -169,6 +170,20 @@ def test_decompress_of_a_file_of_an_unknown_model_ends_in_one_line(without_model
     r"none of the shipped \(tiny.*\); name the model with --model\n",
     err,
   )
+
+
+def test_beside_tensorflow_the_programs_import_no_heavy_library():
+  command = """
+import sys, tensorflow, tensorflow_compression
+before = set(sys.modules)
+import khuvcm_tf.program, khuvcm_tf.batch_coding
+print(sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
+"""
+  out = subprocess.check_output(
+    [sys.executable, "-c", command], cwd=ROOT, text=True, stderr=subprocess.DEVNULL
+  )
+  heavy = {"matplotlib", "skimage", "scipy", "tensorflow_datasets", "cv2", "pandas"}
+  assert "tqdm" in out and not heavy & set(ast.literal_eval(out))
 
 
 @pytest.mark.parametrize(

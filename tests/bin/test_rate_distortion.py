@@ -10,7 +10,7 @@ import re
 import pytest
 import skimage.data
 
-from khuvcm_tf.data import images
+from khuvcm_tf.data import image_files
 from khuvcm_tf.evaluation import anchors
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -19,12 +19,12 @@ MODEL = ROOT / "tests" / "golden" / "mbt2018_mean" / "model"
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-  """A folder with two pictures in photos/."""
+  """A folder with two images in photos/."""
   folder = tmp_path_factory.mktemp("here")
   photo = skimage.data.astronaut()
   (folder / "photos").mkdir()
-  images.write_image(str(folder / "photos" / "a.png"), photo[60:108, 200:264])
-  images.write_image(str(folder / "photos" / "b.png"), photo[150:182, 150:190])
+  image_files.write_image(str(folder / "photos" / "a.png"), photo[60:108, 200:264])
+  image_files.write_image(str(folder / "photos" / "b.png"), photo[150:182, 150:190])
   return folder
 
 
@@ -49,7 +49,7 @@ _COMMAND = (f"--models=ours={MODEL}", "--anchors=jpeg", "--images=photos", "--ou
 def ends(run, run_together, here):
   """Exit code, stdout and stderr of a command, of it again, and with an unknown anchor; and files.
 
-  Those of the first two, as `_files` tells them after each.
+  The files are those of the first two, as `_files` returns them after each.
   """
   first = run(*_COMMAND)
   written = _files(here / "out")
@@ -64,9 +64,9 @@ def ends(run, run_together, here):
 def test_a_comparison_ends_with_a_report(ends, here):
   (code, out, err), *_, written, _ = ends
   assert (code, err) == (0, "")
-  labels = [anchors.jpeg.label(setting) for setting in anchors.jpeg.default_settings]
+  labels = [anchors.jpeg.label(each) for each in anchors.jpeg.default_rate_points]
   lines = out.splitlines()
-  assert lines[0].split()[:4] == ["codec", "setting", "bpp", "psnr_rgb"]
+  assert lines[0].split()[:4] == ["codec", "rate_point", "bpp", "psnr_rgb"]
   assert [line.split()[:2] for line in lines[1 : 2 + len(labels)]] == [
     ["ours", "model"],
     *(["jpeg", label] for label in labels),
@@ -94,9 +94,3 @@ def test_an_unknown_anchor_is_one_line(ends, here):
     r"rate_distortion\.py: error: no anchor is called 'gif'; expected one of jpeg, .*, vvc\n", err
   )
   assert not (here / "none").exists()
-
-
-def test_the_flag_names_all_anchors():
-  source = (ROOT / "bin" / "rate_distortion.py").read_text(encoding="utf-8")
-  found = re.search(r'DEFINE_list\(\s*"anchors",\s*\[\],\s*"Of ((?:[^"]|"\s*")*)\."', source)
-  assert re.sub(r'"\s*"', "", found.group(1)).split(", ") == anchors.names()

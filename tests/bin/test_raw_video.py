@@ -1,6 +1,6 @@
 """bin/compress.py and bin/decompress.py on .yuv and .y4m files, as a person starts them.
 
-A process takes seconds to start: what needs none is in tests/test_raw_frames.py.
+A process takes seconds to start: tests that need none are in tests/test_raw_frames.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from khuvcm_tf import bitstream, model_files
-from khuvcm_tf.data import frames, images
+from khuvcm_tf.data import frames, image_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -53,7 +53,7 @@ def run(here):
       env={**os.environ, "PYTHONPATH": str(ROOT), "KHUVCM_MODELS": str(here / "shipped")},
       capture_output=True,
       text=True,
-      timeout=300,
+      timeout=1800,
     )
     return process.returncode, process.stdout, process.stderr
 
@@ -140,13 +140,14 @@ _REFUSED = [
 
 @pytest.fixture(scope="module")
 def ends(run_together, here, model):
-  """Exit code, stdout and stderr of what takes no process of its own, and files and their bytes.
+  """Exit code, stdout and stderr of programs that share a process, and the folder around them.
 
-  Of yuv there and back, of luma alone, of each that is refused; before and after all of them.
+  The programs compress and decompress .yuv, decode luma alone, and refuse each of _REFUSED; the
+  files of the folder are those before and after all of them.
   """
   header, substreams = bitstream.parse(model.compress(_frame(8, 0)))
   luma = [*substreams[:2], b"", b"\xff" * 90]
-  (here / "luma.kvc").write_bytes(bitstream.pack(bitstream.Header(*header), luma).numpy())
+  (here / "luma.kvc").write_bytes(bitstream.pack(header, luma))
   named = ["--model=shipped/cross_component", "--precision=float64"]
   size = ["--width=33", "--height=17"]
   before = _contents(here)
@@ -183,7 +184,7 @@ def test_yuv_of_8_bits_goes_there_and_back_through_a_model_that_is_named(ends, h
 def test_decompress_of_luma_only_needs_no_byte_of_chroma(ends, here, model):
   _, _, end, *_ = ends
   assert end == (0, "1 file decompressed to luma.png\n", "")
-  found = images.read_image(str(here / "luma.png"))
+  found = image_files.read_image(str(here / "luma.png"))
   expected = model.decompress(model.compress(_frame(8, 0))).y
   np.testing.assert_array_equal(found[..., 0], expected)
 

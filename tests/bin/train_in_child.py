@@ -30,12 +30,12 @@ def main():
       flags.FLAGS[name].unparse()
     sys.argv[1:] = [f"--flagfile={flagfile}", f"--workdir={workdir}", f"--train_images={images}"]
     code = 0
-    with contextlib.redirect_stderr(io.StringIO()) as said:
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
       try:
         program.run(train["main"])
       except SystemExit as end:
         code = end.code
-    ends.append([code, said.getvalue()])
+    ends.append([code, stderr.getvalue()])
   print(json.dumps(ends))
 
 

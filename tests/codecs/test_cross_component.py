@@ -1,4 +1,4 @@
-"""What chroma sees of luma, that luma sees nothing of chroma, and files against floats."""
+"""What chroma depends on of luma, that luma does not depend on chroma, and files against floats."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ARGUMENTS = {"num_filters": 4, "latent_depth": 6, "entropy_model": "hyperprior"
 
 
 def _codec(dtype="float32", **arguments):
-  """With latents of many values, as trained ones have, and samples that tell of them."""
+  """With latents of many values, as trained ones have, and samples that depend on them."""
   tf.keras.utils.set_random_seed(1)
   codec = codecs.create("cross_component", dtype, **{**_ARGUMENTS, **arguments})
   for name, weight in codec.named_weights().items():
@@ -43,8 +43,13 @@ def _normal(seed, *shape):
   return tf.constant(np.random.default_rng(seed).normal(size=shape) * 3, tf.float32)
 
 
+def _context(y_hat, x_hat, run=codec_lib.plain):
+  """Returns the context of chroma, given decoded luma."""
+  return codec_lib.Context(run, (codec_lib.DecodedBranch(y_hat, x_hat),))
+
+
 class TestLuma:
-  def test_has_latents_bits_and_pixels_that_chroma_does_not_tell_on(self, codec):
+  def test_has_latents_bits_and_pixels_that_do_not_depend_on_chroma(self, codec):
     y, uv = _planes()
     other_uv = _planes(seed=3)[1]
     one, other = codec.latents((y, uv)), codec.latents((y, other_uv))
@@ -69,35 +74,35 @@ class TestLuma:
 
 
 class TestChroma:
-  """Functions of what is known of luma: (latents, samples)."""
+  """Its condition is decoded luma: latents, samples, or both."""
 
   def _differences(self, codec, function):
     """Returns by how much other latents, and other samples of luma, change what is computed."""
     latents = [_normal(seed, 1, 4, 4, 6) for seed in (4, 5)]
     samples = [_normal(seed, 1, 32, 32, 4) for seed in (6, 7)]
-    plain = function([codec_lib.Known(latents[0], samples[0])], codec_lib.plain)
-    in_bands = function([codec_lib.Known(latents[0], samples[0])], codec_lib.in_bands)
+    plain = function(_context(latents[0], samples[0]))
+    in_bands = function(_context(latents[0], samples[0], codec_lib.in_bands))
     np.testing.assert_allclose(in_bands, plain, rtol=1e-4, atol=1e-5)
-    others = codec_lib.Known(latents[1], samples[0]), codec_lib.Known(latents[0], samples[1])
-    return [np.abs(function([known], codec_lib.plain) - plain).max() for known in others]
+    others = _context(latents[1], samples[0]), _context(latents[0], samples[1])
+    return [np.abs(function(context) - plain).max() for context in others]
 
   @pytest.mark.parametrize("condition", _CONDITIONS)
-  @pytest.mark.parametrize("step", ["analysis", "synthesis"])
+  @pytest.mark.parametrize("step", ["analyze", "synthesize"])
   def test_depends_on_lumas_latents_and_samples_as_the_condition_says(self, condition, step):
     codec = _codec(condition=condition)
     chroma = codec.branches[1]
 
-    def analysis(known, run):
-      return chroma.latents(_normal(8, 1, 32, 32, 6), known, run)
+    def analyze(context):
+      return chroma.analyze(_normal(8, 1, 32, 32, 6), context)
 
-    def synthesis(known, run):
-      return chroma.samples(_normal(9, 1, 4, 4, 3), known, run)
+    def synthesize(context):
+      return chroma.synthesize(_normal(9, 1, 4, 4, 3), context)
 
-    function = analysis if step == "analysis" else synthesis
+    function = analyze if step == "analyze" else synthesize
     by_latents, by_samples = self._differences(codec, function)
     assert (by_latents > 1e-3) == (condition in ("latents", "both"))
     assert (by_samples > 1e-3) == (condition in ("samples", "both"))
-    # What luma does not tell is exactly what it would be without luma.
+    # What is no part of the condition makes no difference at all.
     assert {by_latents, by_samples} & {0.0} or condition == "both"
 
   @pytest.mark.parametrize("condition", _CONDITIONS)
@@ -114,13 +119,13 @@ class TestChroma:
     difference = np.abs(uv_shifted - uv).max()
     assert difference == 0 if condition == "latents" else difference > 0.1
 
-  def test_does_not_see_luma_itself(self, codec):
+  def test_does_not_depend_on_luma_itself(self, codec):
     """Nor could the decoder: other luma under the same latents and samples."""
     samples = _normal(8, 1, 32, 32, 6).numpy()
-    known = [codec_lib.Known(_normal(4, 1, 4, 4, 6), _normal(6, 1, 32, 32, 4))]
-    plain = codec.branches[1].latents(tf.constant(samples), known, codec_lib.plain)
+    context = _context(_normal(4, 1, 4, 4, 6), _normal(6, 1, 32, 32, 4))
+    plain = codec.branches[1].analyze(tf.constant(samples), context)
     samples[..., :4] += 1
-    other = codec.branches[1].latents(tf.constant(samples), known, codec_lib.plain)
+    other = codec.branches[1].analyze(tf.constant(samples), context)
     np.testing.assert_array_equal(other, plain)
 
 
@@ -133,9 +138,9 @@ class TestArguments:
     ):
       codec = _codec(condition="samples", **arguments)
       chroma = codec.branches[1]
-      assert chroma.analysis.output_shape[-1] == chroma.latent_coder.latent_depth == m
+      assert chroma.g_a.out_channels == chroma.entropy_model.latent_depth == m
       assert codec.named_weights()["chroma/analysis/conv1/kernel"].shape == (5, 5, n, n)
-      assert chroma.latent_coder.hyper_depth == n
+      assert chroma.entropy_model.hyper_depth == n
 
   def test_choose_the_entropy_model_of_both(self):
     for kind, expected, mixtures in (
@@ -144,8 +149,8 @@ class TestArguments:
       ("mixture", context.ContextModel, 3),
     ):
       for branch in _codec(entropy_model=kind).branches:
-        assert type(branch.latent_coder) is expected
-        assert getattr(branch.latent_coder, "num_mixtures", None) == mixtures
+        assert type(branch.entropy_model) is expected
+        assert getattr(branch.entropy_model, "num_mixtures", None) == mixtures
 
   @pytest.mark.parametrize(
     "arguments, message",
@@ -164,7 +169,7 @@ def test_the_gradient_of_distortion_and_rate_reaches_every_weight(codec):
   planes = _planes()
   with tf.GradientTape() as tape:
     decoded, bits = codec(planes, training=True)
-    errors_ = codec.picture_format.squared_errors(planes, decoded)
+    errors_ = codec.input_format.squared_errors(planes, decoded)
     loss = tf.reduce_sum(errors_) + tf.add_n([tf.reduce_sum(each) for each in bits.values()])
   weights = codec.named_weights()
   for name, gradient in zip(weights, tape.gradient(loss, list(weights.values()))):
@@ -176,14 +181,14 @@ class TestFiles:
   @pytest.fixture(scope="class")
   def model(self, tmp_path_factory):
     codec = _codec(condition="both")
-    picture = np.random.default_rng(3).integers(0, 256, (64, 64, 3), np.uint8)
+    image = np.random.default_rng(3).integers(0, 256, (64, 64, 3), np.uint8)
     folder = str(tmp_path_factory.mktemp("models") / "model")
     tf.config.run_functions_eagerly(True)
     with pytest.MonkeyPatch.context() as patch:
       # What integers cost is no matter of weights that were never trained.
-      patch.setattr(model_files, "LOSS_LIMIT", 1e3)
+      patch.setattr(model_files, "MAX_LOSS", 1e3)
       description = {"codec": "cross_component", "arguments": _ARGUMENTS}
-      yield model_files.save(folder, codec, description, [picture])
+      yield model_files.save(folder, codec, description, [image])
     tf.config.run_functions_eagerly(False)
 
   @pytest.fixture(scope="class")
@@ -193,35 +198,15 @@ class TestFiles:
     return frames.Frame(*(rng.integers(60, 200, shape, np.uint8) for shape in shapes))
 
   def test_hold_lumas_substreams_then_chromas_side_information_first(self, model, frame):
-    planes = frame.y[..., np.newaxis], np.stack([frame.cb, frame.cr], axis=-1)
-    planes = tuple(tf.constant(plane[np.newaxis], tf.float32) for plane in planes)
     _, found = bitstream.parse(model.compress(frame))
     assert model.codec.substreams == ("luma_z", "luma_y", "chroma_z", "chroma_y")
-    expected, symbols = [], []
-
-    def code(branch, y):
-      coder = model.coders[model.codec.branches.index(branch)]
-      z = branch.latent_coder.side_information(y)
-      expected.extend(coder.encode(y, z).numpy())
-      symbols.append(coder.y_hat(y, z))
-      return symbols[-1]
-
-    model.codec.encode(planes, code)
-    assert list(found) == expected
-    assert all(np.unique(each).size > 10 for each in symbols)
+    y_hats, substreams = _coded(model, frame)
+    assert list(found) == substreams
+    assert all(np.unique(each).size > 10 for each in y_hats)
 
   def test_are_decoded_to_what_floats_make_of_their_latents(self, model, frame):
-    planes = frame.y[..., np.newaxis], np.stack([frame.cb, frame.cr], axis=-1)
-    planes = tuple(tf.constant(plane[np.newaxis], tf.float32) for plane in planes)
-    known = []
-
-    def code(branch, y):
-      coder = model.coders[model.codec.branches.index(branch)]
-      known.append(coder.y_hat(y, branch.latent_coder.side_information(y)))
-      return known[-1]
-
-    model.codec.encode(planes, code)
-    y, uv = model.codec.decode(known, *frame.y.shape)
+    y_hats, _ = _coded(model, frame)
+    y, uv = model.codec.decode(y_hats, *frame.y.shape)
     decoded = model.decompress(model.compress(frame))
     for found, floats in (
       (decoded.y, y[0, ..., 0]),
@@ -230,3 +215,18 @@ class TestFiles:
     ):
       np.testing.assert_array_equal(found, np.clip(np.rint(floats), 0, 255))
       assert np.std(found) > 1
+
+
+def _coded(model, frame):
+  """Codes a frame branch by branch; returns y_hat of each, and all substreams."""
+  planes = frame.y[..., np.newaxis], np.stack([frame.cb, frame.cr], axis=-1)
+  planes = tuple(tf.constant(plane[np.newaxis], tf.float32) for plane in planes)
+  x, context = model.codec.samples(planes), codec_lib.Context(codec_lib.in_bands)
+  y_hats, substreams = [], []
+  for branch, integers in zip(model.codec.branches, model.entropy_models):
+    y = branch.analyze(x, context)
+    z = branch.entropy_model.side_information(y)
+    y_hats.append(integers.y_hat(y, z))
+    substreams.extend(integers.encode(y, z).numpy())
+    context = context.after(branch, y_hats[-1])
+  return y_hats, substreams

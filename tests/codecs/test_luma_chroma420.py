@@ -102,7 +102,7 @@ class TestTransforms:
     x = net.conv("conv3", 5, x, stride=2)
     assert x.shape == (height // 16, width // 16, _M)
     samples = np.concatenate([tf.nn.space_to_depth(y[np.newaxis], 2)[0], uv], axis=-1)
-    found = codec.branches[0].analysis(samples[np.newaxis])[0]
+    found = codec.branches[0].g_a(samples[np.newaxis])[0]
     np.testing.assert_allclose(found, x, rtol=1e-9, atol=1e-11)
     assert net.used == set(net.weights)
 
@@ -118,36 +118,36 @@ class TestTransforms:
     assert luma.shape == (16 * height, 16 * width, 1)
     assert chroma.shape == (8 * height, 8 * width, 2)
     expected = np.concatenate([tf.nn.space_to_depth(luma[np.newaxis], 2)[0], chroma], axis=-1)
-    found = codec.branches[0].synthesis(y_hat[np.newaxis])[0]
+    found = codec.branches[0].g_s(y_hat[np.newaxis])[0]
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11)
     assert net.used == set(net.weights)
 
   def test_keep_luma_and_chroma_apart_before_the_join(self):
-    join = _codec().branches[0].analysis.layers[0]
+    join = _codec().branches[0].g_a.layers[0]
     join.mix.trainable_weights[0].assign(np.eye(_N)[np.newaxis, np.newaxis])
     plain = join(_samples(4, 4))
-    for seen, branch, other in (
+    for inputs, branch, other in (
       (slice(0, 4), slice(0, _N // 2), slice(_N // 2, _N)),
       (slice(4, 6), slice(_N // 2, _N), slice(0, _N // 2)),
     ):
       changed = _samples(4, 4)
-      changed[..., seen] += 1
+      changed[..., inputs] += 1
       difference = np.abs(join(changed) - plain)
       assert difference[..., branch].max() > 0.1
       assert difference[..., other].max() == 0
 
   def test_keep_luma_and_chroma_apart_behind_the_split(self):
-    split = _codec().branches[0].synthesis.layers[-1]
+    split = _codec().branches[0].g_s.layers[-1]
     split.mix.trainable_weights[0].assign(np.eye(_N)[np.newaxis, np.newaxis])
     plain = split(_samples(4, 4, _N))
-    for branch, seen, other in (
+    for branch, outputs, other in (
       (slice(0, _N // 2), slice(0, 4), slice(4, 6)),
       (slice(_N // 2, _N), slice(4, 6), slice(0, 4)),
     ):
       changed = _samples(4, 4, _N)
       changed[..., branch] += 1
       difference = np.abs(split(changed) - plain)
-      assert difference[..., seen].max() > 0.1
+      assert difference[..., outputs].max() > 0.1
       assert difference[..., other].max() == 0
 
   def test_have_no_slopes_with_gdn(self):
@@ -161,12 +161,12 @@ class TestTransforms:
 
 class TestEntropyModel:
   def test_is_the_hyperprior_the_context_model_or_its_mixture_by_argument(self):
-    assert type(_codec("hyperprior").branches[0].latent_coder) is hyperprior.Hyperprior
+    assert type(_codec("hyperprior").branches[0].entropy_model) is hyperprior.Hyperprior
     for kind, mixtures in (("context", 1), ("mixture", 3)):
-      latent_coder = _codec(kind).branches[0].latent_coder
-      assert type(latent_coder) is context.ContextModel
-      assert latent_coder.num_mixtures == mixtures
-      assert (latent_coder.latent_depth, latent_coder.hyper_depth) == (_M, _N)
+      entropy_model = _codec(kind).branches[0].entropy_model
+      assert type(entropy_model) is context.ContextModel
+      assert entropy_model.num_mixtures == mixtures
+      assert (entropy_model.latent_depth, entropy_model.hyper_depth) == (_M, _N)
 
 
 @pytest.mark.parametrize(
@@ -188,11 +188,11 @@ def test_the_gradient_of_distortion_and_rate_reaches_every_weight(kind):
   codec = _codec(kind)
   last = codec.named_weights()["analysis/conv3/kernel"]
   last.assign(last * 30)  # latents of many values, as trained ones have
-  picture = np.random.default_rng(7).integers(0, 256, (2, 64, 64, 3), np.uint8)
-  planes = codec.planes(tf.constant(picture))
+  image = np.random.default_rng(7).integers(0, 256, (2, 64, 64, 3), np.uint8)
+  planes = codec.planes(tf.constant(image))
   with tf.GradientTape() as tape:
     decoded, bits = codec(planes, training=True)
-    errors_ = codec.picture_format.squared_errors(planes, decoded)
+    errors_ = codec.input_format.squared_errors(planes, decoded)
     loss = tf.reduce_sum(errors_) + tf.add_n([tf.reduce_sum(each) for each in bits.values()])
   weights = codec.named_weights()
   for name, gradient in zip(weights, tape.gradient(loss, list(weights.values()))):

@@ -26,7 +26,7 @@ class TestCreate:
     before = tf.keras.mixed_precision.global_policy().name
     codec = codecs.create("mbt2018_mean", dtype, num_filters=4, latent_depth=4)
     assert codec.compute_dtype == compute
-    assert codec.branches[0].analysis.layers[0].compute_dtype == compute
+    assert codec.branches[0].g_a.layers[0].compute_dtype == compute
     # Rates are counted in float32 whatever the transforms' type.
     (decoded,), bits = codec(codec.planes(tf.zeros((1, 16, 16, 3), tf.uint8)), training=True)
     assert decoded.dtype == (tf.float64 if compute == "float64" else tf.float32)

@@ -1,9 +1,11 @@
 """Decodes files in a process of its own and prints hashes: `test_exactness_across_processes`.
 
-Usage: decode_in_child.py PRECISION THREADS MODEL
+Usage: decode_in_child.py PRECISION THREADS MODEL WAY
+
+WAY is "eagerly", as the methods of `coding.Model` run, or "graphs", as an exported model runs.
 
 Reads folders from its input, one on a line. Each holds a model in the folder MODEL and its files,
-NAME.kvc, and pictures of some of them, NAME.npz: `rgb`, or the parts of a frame.
+NAME.kvc, and images of some of them, NAME.npz: `rgb`, or the parts of a frame.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import numpy as np
 
 
 def main():
-  precision, threads, model = sys.argv[1:]
+  precision, threads, model, way = sys.argv[1:]
 
   import tensorflow as tf
 
@@ -30,80 +32,98 @@ def main():
   # Nothing looks for garbage: among as many objects as graphs have, that takes long.
   gc.disable()
   folders = (line.rstrip("\n") for line in sys.stdin)
-  found = {folder: hashes(pathlib.Path(folder), model, precision) for folder in folders}
+  found = {folder: hashes(pathlib.Path(folder), model, precision, way) for folder in folders}
   print(json.dumps(found), flush=True)
   os._exit(0)  # At once: to take down as many graphs as these takes seconds.
 
 
-def hashes(folder: pathlib.Path, model: str, precision: str) -> dict[str, dict[str, str]]:
+def hashes(folder: pathlib.Path, model: str, precision: str, way: str) -> dict[str, dict[str, str]]:
   """Returns SHA-256 of each file's symbols.
 
-  In float64 of bytes and pixels too, of the files that have a picture.
+  In float64 of bytes and pixels too, of the files that have an image.
   """
   from khuvcm_tf import bitstream, model_files
 
   loaded = model_files.load(str(folder / model), precision)
-  decode, pixels = _graphs(loaded)
+  steps = _Steps(loaded, way)
   results = {}
   for file in sorted(folder.glob("*.kvc")):
     header, substreams = bitstream.parse(file.read_bytes())
     size = header.height, header.width
-    found = decode(substreams, *size)
+    found = steps.decode(substreams, *size)
     assert all(each.exact for each in found)
     by_branch = {
       branch: {"z": _hash(each.z), "y_hat": _hash(each.y_hat)}
       for branch, each in zip(loaded.codec.branches, found)
     }
     results[file.stem] = loaded.codec.prefixed(by_branch.get)
-    picture = file.with_suffix(".npz")
-    if precision == "float64" and picture.is_file():
+    image = file.with_suffix(".npz")
+    if precision == "float64" and image.is_file():
       results[file.stem].update(
-        pixels=_hash(*pixels([each.y_hat for each in found], *size)),
-        bytes=hashlib.sha256(loaded.compress(_picture(picture))).hexdigest(),
+        pixels=_hash(*steps.pixels([each.y_hat for each in found], *size)),
+        bytes=hashlib.sha256(steps.compress(_image(image))).hexdigest(),
       )
   return results
 
 
-def _graphs(model):
-  """Returns the two halves of `decompress` as graphs, as it runs them: so XLA clusters them too.
+class _Steps:
+  """The steps of `compress` and `decompress`, run eagerly or as graphs.
 
-  (substreams, height, width) -> what they tell each branch
-  (y_hat of each branch, height, width) -> levels of the picture
+  Graphs are what XLA clusters.
   """
-  import tensorflow as tf
 
-  from khuvcm_tf.ops import color
-  from khuvcm_tf.ops.padding import padded_size
+  def __init__(self, model, way: str):
+    import tensorflow as tf
 
-  codec, number = model.codec, tf.TensorSpec((), tf.int32)
+    assert way in ("eagerly", "graphs")
+    self._model, codec, number = model, model.codec, tf.TensorSpec((), tf.int32)
+    if way == "graphs":
+      y_hats = [tf.TensorSpec((1, None, None, each.depth)) for each in model.entropy_models]
+      planes = tuple(
+        tf.TensorSpec((1, None, None, channels), codec.plane_dtype)
+        for channels in codec.input_format.plane_channels
+      )
+      self.decode = tf.function(
+        self.decode, (tf.TensorSpec((None,), tf.string), number, number), autograph=False
+      )
+      self.pixels = tf.function(self.pixels, (y_hats, number, number), autograph=False)
+      compress = tf.function(model.compress_graph, (planes, number, number), autograph=False)
+      self.compress = lambda image: compress(*model._planes(image)).numpy()
 
-  def decode(substreams, height, width):
+  def decode(self, substreams, height, width):
+    """Returns what each entropy model decodes."""
+    from khuvcm_tf.ops.padding import padded_size
+
+    codec = self._model.codec
     rows, columns = (
       padded_size(side, codec.stride) // codec.latent_stride for side in (height, width)
     )
     found, first = [], 0
-    for coder in model.coders:
-      last = first + len(coder.substreams)
-      found.append(coder.decode(substreams[first:last], rows, columns))
+    for entropy_model in self._model.entropy_models:
+      last = first + len(entropy_model.substreams)
+      found.append(entropy_model.decode(substreams[first:last], rows, columns))
       first = last
     return found
 
-  def pixels(y_hats, height, width):
+  def pixels(self, y_hats, height, width):
+    """Returns levels for y_hat of each branch: of the image, and of the frame if it is one."""
+    import tensorflow as tf
+
+    from khuvcm_tf.ops import color
+
+    codec = self._model.codec
     planes = codec.decode(y_hats, height, width)
-    levels = [color.levels(codec.picture_format.rgb(planes))]
-    if codec.picture_format.has_frames:
+    levels = [color.levels(codec.input_format.to_rgb(planes))]
+    if codec.input_format.has_frames:
       levels += [tf.round(4.0 * plane) for plane in planes]  # Of 10 bits, but for clipping.
     return levels
 
-  y_hats = [tf.TensorSpec((1, None, None, coder.depth)) for coder in model.coders]
-  return (
-    tf.function(decode, (tf.TensorSpec((None,), tf.string), number, number), autograph=False),
-    tf.function(pixels, (y_hats, number, number), autograph=False),
-  )
+  def compress(self, image) -> bytes:
+    return self._model.compress(image)
 
 
-def _picture(path):
-  """Returns a picture to compress: RGB, or a frame."""
+def _image(path):
+  """Returns an image to compress: RGB, or a frame."""
   from khuvcm_tf.data import frames
 
   with np.load(path) as arrays:

@@ -1,10 +1,11 @@
 """Files, decoded by processes of other settings: the same symbols in all of them.
 
-Each process starts TensorFlow anew (3 s), so settings are combined, and each decodes the files of
-several codecs: a difference in any of them shows. Most of the time goes into building graphs: where
-codecs share their layers and their entropy model, one of them stands for both under a setting.
-Graphs take one core: all processes run at once, and begin with a codec as soon as its files are
-made. Convolutions in float64 take minutes under XLA: it is left out there.
+Each process starts TensorFlow anew (4 s), so settings are combined, and each decodes the files of
+several codecs: a difference in any of them shows. One of the settings is whether steps run
+eagerly, as in Python, or as graphs, as in an exported model. Graphs take long to build, so where
+codecs share their layers and their entropy model, one of them stands for both under a setting. All
+processes run at once, and begin with a codec as soon as its files are made. Convolutions in float64
+take minutes under XLA: it is left out there.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ import pytest
 import tensorflow as tf
 
 from khuvcm_tf import bitstream, codecs, model_files
-from khuvcm_tf.entropy import integer_coder, range_coder
+from khuvcm_tf.codecs import codec as codec_lib
+from khuvcm_tf.entropy.calibration import conversion
+from tests.noting_encoder import NotingEncoder
 
 _HERE = pathlib.Path(__file__).parent
 _ROOT = _HERE.parents[1]
@@ -34,8 +37,8 @@ _XLA = {"TF_XLA_FLAGS": "--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit"}
 _OLD_MACHINE = {"ONEDNN_MAX_CPU_ISA": "SSE41", "DNNL_MAX_CPU_ISA": "SSE41"}
 _ONEDNN, _NO_ONEDNN = {"TF_ENABLE_ONEDNN_OPTS": "1"}, {"TF_ENABLE_ONEDNN_OPTS": "0"}
 
-# Arguments, and how many rows of its tables a photo shall use at least, for each branch. The last
-# codec is given raw frames in place of RGB pictures.
+# Arguments, and how many CDF rows a photo shall use at least, for each branch. The last codec is
+# given raw frames in place of RGB images.
 _CODECS = {
   "mbt2018_mean": ({"num_filters": 16, "latent_depth": 24}, [15]),
   "mbt2018": ({"num_filters": 8, "latent_depth": 12}, [500]),
@@ -51,31 +54,31 @@ _CODECS = {
 }
 _OF_FRAMES = "cross_component"
 
-# Precision, threads, model and environment of each child, and its codecs. The process that makes
-# the files is one of float32, of all threads and with oneDNN.
+# Precision, threads, model, way and environment of each child, and its codecs. The process that
+# makes the files is one of float32, of all threads and with oneDNN, eager.
 _CHILDREN = {
-  "precise": ("float64", 2, "model", _ONEDNN, tuple(_CODECS)),
+  "precise, graphs": ("float64", 2, "model", "graphs", _ONEDNN, tuple(_CODECS)),
   "precise, one thread without oneDNN": (
-    *("float64", 1, "model", _NO_ONEDNN),
+    *("float64", 1, "model", "eagerly", _NO_ONEDNN),
     ("mbt2018_mean", "mbt2018", "cross_component"),
   ),
   "precise on an old machine": (
-    *("float64", 1, "model", {**_ONEDNN, **_OLD_MACHINE}),
+    *("float64", 1, "model", "eagerly", {**_ONEDNN, **_OLD_MACHINE}),
     ("mbt2018_mean", "cheng2020", "luma_chroma420"),
   ),
   "old machine, other floats, XLA": (
-    *("float32", 2, "changed", {**_ONEDNN, **_OLD_MACHINE, **_XLA}),
+    *("float32", 2, "changed", "graphs", {**_ONEDNN, **_OLD_MACHINE, **_XLA}),
     tuple(_CODECS),
   ),
 }
 _PRECISE = [title for title in _CHILDREN if title.startswith("precise")]
 _FAST = [title for title in _CHILDREN if title not in _PRECISE]
 
-# Of the float networks that have an integer twin.
-_TWINNED = ("hyper_synthesis", "context", "entropy_parameters")
+# The float networks that have an integer counterpart.
+_CONVERTED = ("hyper_synthesis", "context", "entropy_parameters")
 
 
-def _pictures(astronaut, coffee):
+def _images(astronaut, coffee):
   """Photos: two side by side, uint8 [512, 768, 3], corners of it, and it mirrored in all ways."""
   photo = np.concatenate([astronaut, np.concatenate([coffee, coffee[:112]])[:, :256]], axis=1)
   wide = np.concatenate([photo, photo[:, ::-1], photo], axis=1)
@@ -89,8 +92,10 @@ def _pictures(astronaut, coffee):
 
 def _of_networks(codec, networks):
   """Returns the names of the weights of some networks, in all branches."""
-  place = 1 if len(codec.branches) > 1 else 0  # Behind the branch's name where there are several.
-  found = {name for name in codec.named_weights() if name.split("/")[place] in networks}
+  position = (
+    1 if len(codec.branches) > 1 else 0
+  )  # Behind the branch's name where there are several.
+  found = {name for name in codec.named_weights() if name.split("/")[position] in networks}
   weights = [
     network.trainable_weights
     for branch in codec.branches
@@ -102,10 +107,10 @@ def _of_networks(codec, networks):
 
 
 def _spread_weights(codec, photo):
-  """Gives latents and parameters a range as trained ones have, so that all tables are at work."""
+  """Gives latents and parameters a range as trained ones have, so that many CDF rows are used."""
   rng = np.random.default_rng(0)
   weights = codec.named_weights()
-  doubled = _of_networks(codec, ("hyper_analysis", *_TWINNED))
+  doubled = _of_networks(codec, ("hyper_analysis", *_CONVERTED))
   for name, weight in weights.items():
     if name.endswith("kernel"):
       kernel = weight.numpy()
@@ -121,54 +126,33 @@ def _spread_weights(codec, photo):
       weight.assign(weight * gain)
 
 
-class _Writer(range_coder.Writer):
-  """Notes by which rows of its lookup it codes."""
-
-  def open(self):
-    return super().open(), tf.zeros(tf.shape(self._lookup), tf.bool)
-
-  def code(self, state, rows, symbols):
-    handle, noted = state
-    handle, symbols = super().code(handle, rows, symbols)
-    noted = tf.tensor_scatter_nd_update(noted, rows[:, tf.newaxis], tf.ones_like(rows, tf.bool))
-    return (handle, noted), symbols
-
-  def close(self, state):
-    """Returns the bytes, and how many rows were noted."""
-    handle, noted = state
-    return super().close(handle), tf.math.count_nonzero(noted)
-
-
 class _Files:
-  """A model, and files that it has made of pictures in this process.
+  """A model, and files that it has made of images in this process.
 
   Attributes:
     hashes: of each file's symbols.
-    rows: how many rows of the tables a corner of the photo uses, of each branch.
+    rows: how many CDF rows a corner of the photo uses, of each branch.
   """
 
-  def __init__(self, folder, name, pictures):
+  def __init__(self, folder, name, images):
     tf.keras.utils.set_random_seed(4)
     self.folder, (arguments, self.least_rows) = folder, _CODECS[name]
     codec = codecs.create(name, **arguments)
-    crop = pictures["photo"][:256, 300:556]
+    crop = images["photo"][:256, 300:556]
     _spread_weights(codec, crop)
     description = {"codec": name, "arguments": arguments}
     with pytest.MonkeyPatch.context() as patch:
       # What integers cost is not measured: that takes a graph for each width. The widest are taken.
-      costs = itertools.count(0, -1)
-      patch.setattr(integer_coder, "loss_of", lambda *_: next(costs))
+      losses = itertools.count(0, -1)
+      patch.setattr(conversion, "conversion_loss", lambda *_: next(losses))
       self.model = model_files.save(str(folder / "model"), codec, description, [crop])
     self._change_floats()
-    depths = [n for coder in self.model.coders for n in (coder.depth, len(coder.medians))]
-    signature = [tf.TensorSpec((1, None, None, depth)) for depth in depths]
-    self._coded = tf.function(self._code, signature, autograph=False)
     self.hashes = {}
-    for title, picture in pictures.items():
-      self._write(title, self.latents(picture), picture.shape[:2])
+    for title, image in images.items():
+      self._write(title, self.latents(image), image.shape[:2])
       if title != "large":
-        self._write_picture(folder / title, picture, name == _OF_FRAMES)
-    *_, self.rows = self._coded(*itertools.chain(*self.latents(pictures["photo"][:256, :256])))
+        self._write_image(folder / title, image, name == _OF_FRAMES)
+    *_, self.rows = self._coded(self.latents(images["photo"][:256, :256]))
     # Latents far outside all windows, among them the farthest that can be coded.
     latents = self.latents(crop[:64, :128])
     far = [(y * (60_000 / np.abs(y).max()), z) for y, z in latents]
@@ -180,57 +164,56 @@ class _Files:
     with np.load(self.folder / "model" / "weights.npz") as arrays:
       weights = dict(arrays)
     rng = np.random.default_rng(1)
-    twinned = _of_networks(self.model.codec, _TWINNED)
+    converted = _of_networks(self.model.codec, _CONVERTED)
     for name, value in weights.items():
-      if name in twinned:
+      if name in converted:
         weights[name] = (value + rng.uniform(-1e-6, 1e-6, value.shape)).astype(value.dtype)
         assert (weights[name] != value).any()
     np.savez(self.folder / "changed" / "weights.npz", **weights)
 
-  def _write_picture(self, path, picture, as_frame):
+  def _write_image(self, path, image, as_frame):
     """Writes what children are to compress: RGB, or its levels of 10 bits in 4:2:0."""
     if as_frame:
-      planes = self.model.codec.planes(picture[np.newaxis])
+      planes = self.model.codec.planes(image[np.newaxis])
       y, uv = (np.clip(np.rint(4 * plane[0]), 0, 1023).astype(np.uint16) for plane in planes)
       np.savez(path.with_suffix(".npz"), y=y[..., 0], cb=uv[..., 0], cr=uv[..., 1], bits=10)
     else:
-      np.savez(path.with_suffix(".npz"), rgb=picture)
+      np.savez(path.with_suffix(".npz"), rgb=image)
 
-  def latents(self, picture):
-    """Returns (y, z) of each branch of a picture, as `compress` finds them."""
-    found = []
-
-    def pass_on(branch, y):
-      found.append((y, branch.latent_coder.side_information(y)))
-      return self.model.coders[len(found) - 1].y_hat(*found[-1])
-
-    codec = self.model.codec
-    codec.encode(codec.planes(picture[np.newaxis]), pass_on)
+  def latents(self, image):
+    """Returns (y, z) of each branch of an image, as `compress` finds them."""
+    codec, found = self.model.codec, []
+    x = codec.samples(codec.planes(image[np.newaxis]))
+    context = codec_lib.Context(codec_lib.in_bands)
+    for branch, integers in zip(codec.branches, self.model.entropy_models):
+      y = branch.analyze(x, context)
+      z = branch.entropy_model.side_information(y)
+      found.append((y, z))
+      context = context.after(branch, integers.y_hat(y, z))
     return found
 
-  def _code(self, *latents):
-    """Returns z's symbols and y_hat of each branch, the substreams, and how many rows told each y.
+  def _coded(self, latents):
+    """Codes (y, z) of each branch, in the way that `encode` takes.
 
-    All on the way that `encode` takes.
-
-    Args:
-      *latents: y, z of the first branch, then of the next.
+    Returns:
+      z's symbols and y_hat of each branch, the substreams, and how many CDF rows y of each branch
+      was coded with.
     """
     found, substreams, rows = [], [], []
-    for coder, y, z in zip(self.model.coders, latents[::2], latents[1::2]):
-      bytes_of_z, z = coder.pass_z(coder.table_coder.writer(), coder.symbols_of_z(z))
-      stream = _Writer(coder.y_coder.writer()._lookup)
-      state, y_hat = coder.code_y(stream, stream.open(), y, z)
-      bytes_of_y, of_branch = stream.close(state)
+    for integers, (y, z) in zip(self.model.entropy_models, latents):
+      bytes_of_z, z = integers.code_z(integers.table_coder.encoder(), integers.symbols_of_z(z))
+      coder = NotingEncoder.of(integers.y_coder.encoder())
+      state, y_hat = integers.code_y(coder, coder.init(), y, z)
+      bytes_of_y, of_branch = coder.finalize(state)
       found.append({"z": z, "y_hat": y_hat})
-      substreams += [bytes_of_z, bytes_of_y]
+      substreams += [bytes_of_z.numpy(), bytes_of_y.numpy()]
       rows.append(of_branch)
-    return found, tf.stack(substreams), rows
+    return found, substreams, rows
 
   def _write(self, title, latents, size):
-    found, substreams, _ = self._coded(*itertools.chain(*latents))
+    found, substreams, _ = self._coded(latents)
     header = bitstream.Header(self.model.fingerprint, bitstream.RGB, 8, *size)
-    (self.folder / f"{title}.kvc").write_bytes(bitstream.pack(header, substreams).numpy())
+    (self.folder / f"{title}.kvc").write_bytes(bitstream.pack(header, substreams))
     by_branch = dict(zip(self.model.codec.branches, found))
     self.hashes[title] = {
       name: hashlib.sha256(values.numpy().tobytes()).hexdigest()
@@ -239,13 +222,13 @@ class _Files:
 
 
 class _Child:
-  """A process of other settings, which decodes the files in the folders that it is told of."""
+  """A process of other settings, which decodes the files in the folders that it is given."""
 
-  def __init__(self, precision, threads, model, environment, codec_names):
+  def __init__(self, precision, threads, model, way, environment, codec_names):
     self.codec_names = codec_names
     path = os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])
     self.process = subprocess.Popen(
-      [sys.executable, str(_HERE / "decode_in_child.py"), precision, str(threads), model],
+      [sys.executable, str(_HERE / "decode_in_child.py"), precision, str(threads), model, way],
       env={**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
@@ -253,14 +236,15 @@ class _Child:
       text=True,
     )
 
-  def tell(self, folder):
+  def add(self, folder):
+    """Gives it a folder of finished files."""
     with contextlib.suppress(BrokenPipeError):  # It has failed; `hashes` will say why.
       self.process.stdin.write(f"{folder}\n")
       self.process.stdin.flush()
 
   def hashes(self):
     """Returns the hashes that it has found, by folder and file."""
-    output, errors = self.process.communicate()
+    output, errors = self.process.communicate(timeout=1800)
     assert self.process.returncode == 0, errors[-2000:]
     return json.loads(output.splitlines()[-1])
 
@@ -277,12 +261,12 @@ def _no_collection():
 
 
 @pytest.fixture(scope="module")
-def pictures(astronaut, coffee):
-  return _pictures(astronaut, coffee)
+def images(astronaut, coffee):
+  return _images(astronaut, coffee)
 
 
 @pytest.fixture(scope="module")
-def started(tmp_path_factory, pictures):
+def started(tmp_path_factory, images):
   """_Files of each codec, and each _Child at work on them."""
   root = tmp_path_factory.mktemp("exactness")
   found = {}
@@ -293,10 +277,10 @@ def started(tmp_path_factory, pictures):
     with _no_collection():
       for name in _CODECS:
         (root / name).mkdir()
-        found[name] = _Files(root / name, name, pictures)
+        found[name] = _Files(root / name, name, images)
         for child in children.values():
           if name in child.codec_names:
-            child.tell(root / name)
+            child.add(root / name)
     yield found, children
 
 
@@ -324,7 +308,7 @@ def _pairs(titles):
 
 class TestExactness:
   @pytest.mark.parametrize("name", _CODECS)
-  def test_is_tested_with_many_rows_of_the_tables(self, made, name):
+  def test_is_tested_with_many_cdf_rows(self, made, name):
     assert len(made[name].rows) == len(made[name].least_rows)
     for rows, least in zip(made[name].rows, made[name].least_rows):
       assert rows > least

@@ -20,9 +20,10 @@ import tensorflow as tf
 
 from khuvcm_tf import codecs, coding, errors, model_files
 from khuvcm_tf.conversion import compressai
-from khuvcm_tf.data import images, sample_photos
+from khuvcm_tf.data import image_files, sample_photos
 from khuvcm_tf.entropy import gaussian
-from khuvcm_tf.training import recipe as recipe_lib
+from khuvcm_tf.training import task
+from khuvcm_tf.training.options import CodecOptions
 from tests.parity import weights_by_name
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -49,7 +50,7 @@ def _shapes(codec: str) -> dict[str, list[int]]:
   published = weights_by_name.load_shapes(codec)
   found = {name: [small.get(n, n) for n in shape] for name, shape in published.items()}
   if codec == "mbt2018":
-    # Its smallest one has N = M: what it shares with mbt2018-mean is told from there.
+    # Its smallest one has N = M: what it shares with mbt2018-mean is taken from there.
     found.update(_shapes("mbt2018-mean"))
   return found
 
@@ -85,9 +86,9 @@ def _values(found: compressai.Converted) -> dict[str, np.ndarray]:
   return {name: weight.numpy() for name, weight in found.codec.named_weights().items()}
 
 
-def _coder(found: compressai.Converted):
+def _entropy_model(found: compressai.Converted):
   (branch,) = found.codec.branches
-  return branch.latent_coder
+  return branch.entropy_model
 
 
 def _assert_equal_weights(found: compressai.Converted, expected: compressai.Converted):
@@ -103,7 +104,7 @@ def built():
   found, create = {}, codecs.create
 
   def built_(name: str, **arguments):
-    key = (name, *sorted(arguments.items()))
+    key = name, repr(sorted(arguments.items()))
     if key not in found:
       found[key] = create(name, **arguments)
     return found[key]
@@ -143,11 +144,12 @@ class TestEachCodec:
   def test_is_recognized_by_its_weights(self, codec, converted):
     found = converted(codec)
     assert found.name == _OF_OURS[codec]
-    expected = {"num_filters": _N, "prior_layers": 4, "stored_medians": True}
+    config = {"prior_layers": 4, "stored_medians": True}
+    expected = {"num_filters": _N, "entropy_config": config}
     if codec not in _CHENG:
       expected["latent_depth"] = _M
     if codec != "bmshj2018-factorized":
-      expected["log_scales"] = False
+      config["log_scales"] = False
     if codec not in ("bmshj2018-factorized", "bmshj2018-hyperprior"):
       expected["leaky_slope"] = 0.01
     if codec in _CHENG:
@@ -207,7 +209,7 @@ def test_weights_of_another_network_are_refused(tensors, refused):
   )
 
 
-def test_float16_and_float64_weights_are_taken_as_the_float32_that_they_tell(convert):
+def test_float16_and_float64_weights_are_taken_as_float32(convert):
   tensors = _tensors("mbt2018-mean")
   half = {name: value.astype(np.float16) for name, value in tensors.items()}
   double = {name: value.astype(np.float64) for name, value in half.items()}
@@ -305,7 +307,7 @@ def test_a_weight_without_values_is_named(codec, key, shape, refused):
   )
 
 
-def test_names_from_a_file_are_told_as_printable_text_of_bounded_length(refused):
+def test_names_from_a_file_are_shown_as_printable_text_of_bounded_length(refused):
   name = "g_a.0.evil\n\x1b[31m" + "x" * 10_000
   refused(
     {**_tensors("mbt2018-mean"), name: np.zeros(3)},
@@ -394,7 +396,7 @@ def test_a_weight_under_two_spellings_is_refused(spelling, key, refused):
   )
 
 
-def test_constants_and_coder_tables_are_left_aside(convert, converted):
+def test_constants_and_tables_of_the_range_coder_are_ignored(convert, converted):
   tensors = _tensors("mbt2018")
   odd = np.array([np.nan, 3.0])
   tensors.update(
@@ -496,13 +498,13 @@ class TestLayersComputeWhatPyTorchDefines:
     x, tensors = _input(_N, *size), _tensors("mbt2018-mean")
     expected = _plain_conv(x, tensors["g_a.6.weight"], tensors["g_a.6.bias"], stride=2)
     (branch,) = converted("mbt2018-mean").codec.branches
-    np.testing.assert_allclose(_applied(branch.analysis.layers[6], x), expected, atol=1e-4)
+    np.testing.assert_allclose(_applied(branch.g_a.layers[6], x), expected, atol=1e-4)
 
   def test_a_transposed_convolution_of_stride_2(self, converted, size):
     x, tensors = _input(_M, *size), _tensors("mbt2018-mean")
     expected = _plain_transposed(x, tensors["g_s.0.weight"], tensors["g_s.0.bias"])
     (branch,) = converted("mbt2018-mean").codec.branches
-    np.testing.assert_allclose(_applied(branch.synthesis.layers[0], x), expected, atol=1e-4)
+    np.testing.assert_allclose(_applied(branch.g_s.layers[0], x), expected, atol=1e-4)
 
   @pytest.mark.parametrize("key, network, number", [("g_s.7.0", 0, 7), ("h_s.6.0", 1, 6)])
   def test_a_subpixel_convolution(self, converted, size, key, network, number):
@@ -510,7 +512,7 @@ class TestLayersComputeWhatPyTorchDefines:
     weight, bias = tensors[f"{key}.weight"], tensors[f"{key}.bias"]
     x = _input(weight.shape[1], *size)
     found = converted("cheng2020-anchor")
-    layers = (found.codec.branches[0].synthesis, _coder(found).h_s)[network].layers
+    layers = (found.codec.branches[0].g_s, _entropy_model(found).h_s)[network].layers
     expected = _plain_shuffled(_plain_conv(x, weight, bias, stride=1))
     np.testing.assert_allclose(_applied(layers[number], x), expected, atol=1e-4)
 
@@ -519,7 +521,7 @@ class TestLayersComputeWhatPyTorchDefines:
     expected = _plain_context(
       x, tensors["context_prediction.weight"], tensors["context_prediction.bias"]
     )
-    context = _coder(converted("mbt2018")).context
+    context = _entropy_model(converted("mbt2018")).context
     np.testing.assert_allclose(_applied(context, x), expected, atol=1e-4)
 
   @pytest.mark.parametrize("part, inverse", [("g_a", False), ("g_s", True)])
@@ -535,7 +537,7 @@ class TestLayersComputeWhatPyTorchDefines:
       norm[i] += gamma[i, j] * x[j] ** 2
     norm = np.sqrt(norm + beta[:, np.newaxis, np.newaxis])
     (branch,) = converted("mbt2018-mean").codec.branches
-    layer = (branch.synthesis if inverse else branch.analysis).layers[1]
+    layer = (branch.g_s if inverse else branch.g_a).layers[1]
     np.testing.assert_allclose(_applied(layer, x), x * norm if inverse else x / norm, atol=1e-4)
 
 
@@ -544,26 +546,26 @@ def _index(sigma: np.ndarray) -> np.ndarray:
 
 
 class TestEntropyModels:
-  def test_a_hyperprior_tells_the_first_half_as_scales_and_the_second_as_means(self, convert):
+  def test_a_hyperprior_predicts_scales_in_the_first_half_and_means_in_the_second(self, convert):
     tensors = _tensors("mbt2018-mean")
     sigma, mean = np.geomspace(0.2, 200.0, _M), np.linspace(-5.0, 5.0, _M)
     tensors["h_s.4.weight"][:] = 0
     tensors["h_s.4.bias"][:] = np.concatenate([sigma, mean])
-    found = _coder(convert(tensors)).parameters(tf.zeros((1, 1, 2, _N)))
-    np.testing.assert_allclose(found[0], np.tile(mean, (1, 4, 8, 1)), rtol=1e-6)
-    np.testing.assert_allclose(found[1], np.tile(_index(sigma), (1, 4, 8, 1)), atol=1e-4)
+    means, scales = _entropy_model(convert(tensors)).predicted(tf.zeros((1, 1, 2, _N)))
+    np.testing.assert_allclose(means, np.tile(mean, (1, 4, 8, 1)), rtol=1e-6)
+    np.testing.assert_allclose(scales, np.tile(sigma, (1, 4, 8, 1)), rtol=1e-5)
 
-  def test_a_scale_hyperprior_tells_sigma_in_order(self, convert):
+  def test_a_scale_hyperprior_predicts_sigma_in_order(self, convert):
     tensors = _tensors("bmshj2018-hyperprior")
     sigma = np.geomspace(0.2, 200.0, _M)
     tensors["h_s.4.weight"][:] = 0
     tensors["h_s.4.bias"][:] = sigma
-    found = _coder(convert(tensors)).parameters(tf.zeros((1, 1, 1, _N)))
-    assert found[0] == 0.0
-    np.testing.assert_allclose(found[1], np.tile(_index(sigma), (1, 4, 4, 1)), atol=1e-4)
+    means, scales = _entropy_model(convert(tensors)).predicted(tf.zeros((1, 1, 1, _N)))
+    assert means == 0.0
+    np.testing.assert_allclose(scales, np.tile(sigma, (1, 4, 4, 1)), rtol=1e-5)
 
   @pytest.mark.parametrize("codec, depth", [("mbt2018", _M), ("cheng2020-anchor", _N)])
-  def test_a_context_model_sees_side_information_first_and_tells_scales_first(
+  def test_a_context_model_takes_side_information_first_and_predicts_scales_first(
     self, codec, depth, convert
   ):
     """Features of known values, of which single ones are passed on to single parameters."""
@@ -583,7 +585,7 @@ class TestEntropyModels:
     tensors["entropy_parameters.0.weight"][[5, 6], [3, 2 * depth + 2]] = 1
     tensors["entropy_parameters.2.weight"][[1, 0], [5, 6]] = 1
     tensors["entropy_parameters.4.weight"][[1, depth + 2], [1, 0]] = 1
-    weights, means, indices = _coder(convert(tensors)).parameters(
+    weights, means, indices = _entropy_model(convert(tensors)).predicted(
       tf.zeros((1, 4, 4, depth)), tf.zeros((1, 1, 1, _N))
     )
     assert weights is None
@@ -597,11 +599,11 @@ class TestEntropyModels:
       tensors = _tensors(codec)
       medians = tensors["entropy_bottleneck.quantiles"][:, 0, 1]
       assert np.ptp(medians) > 0.5
-      np.testing.assert_array_equal(_coder(converted(codec)).prior.medians(), medians)
+      np.testing.assert_array_equal(_entropy_model(converted(codec)).prior.medians(), medians)
 
   def test_the_density_is_the_distribution_whose_median_was_stored(self, converted):
     """Stored medians of these checkpoints are the densities' own, to 1/32."""
-    prior = _coder(converted("bmshj2018-factorized")).prior
+    prior = _entropy_model(converted("bmshj2018-factorized")).prior
     medians = prior.medians().numpy()
     for step, below in ((-1 / 32, True), (1 / 32, False)):
       found = prior.noisy.base.cdf(tf.constant(medians + step)[tf.newaxis]).numpy()
@@ -627,9 +629,9 @@ def model(tmp_path_factory, run_program):
   return here / "converted", *found
 
 
-def test_the_program_writes_a_model_that_codes_pictures(model, converted):
+def test_the_program_writes_a_model_that_codes_images(model, converted):
   folder, code, out, err = model
-  assert (code, err) == (0, "notice: calibrates integers on 4 pictures\n")
+  assert (code, err) == (0, "notice: calibrates integers on 4 images\n")
   first, second, third = out.splitlines()
   assert first.startswith("converted: mbt2018_mean, {'num_filters': 8, 'latent_depth': 12, ")
   assert re.fullmatch(
@@ -640,10 +642,10 @@ def test_the_program_writes_a_model_that_codes_pictures(model, converted):
   )
   loaded = model_files.load(str(folder))
   assert loaded.description["data"] == "published weights, converted from small.npz"
-  assert loaded.description["calibration"] == "4 pictures"
+  assert loaded.description["calibration"] == "4 images"
   for name, value in _values(converted("mbt2018-mean")).items():
     np.testing.assert_array_equal(loaded.codec.named_weights()[name], value)
-  photo = images.read_image(str(PHOTOS / "chelsea.jpg"))[:100, :75]
+  photo = image_files.read_image(str(PHOTOS / "chelsea.jpg"))[:100, :75]
   data = loaded.compress(photo)
   decoded = loaded.decompress(data)
   assert decoded.shape == photo.shape
@@ -655,12 +657,9 @@ def test_the_program_writes_a_model_that_codes_pictures(model, converted):
 @pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning")  # of tf.data
 def test_a_converted_model_is_trained_on_as_the_codec_that_it_is(model, tmp_path):
   folder = model[0]
-  trained = recipe_lib.train(
-    recipe_lib.Recipe(
+  trained = task.train(
+    CodecOptions(
       workdir=str(tmp_path / "w"),
-      codec=None,
-      arguments={},
-      rate_distortion=0.01,
       init_from=str(folder),
       train_images=str(PHOTOS),
       validation_limit=1,
@@ -721,7 +720,7 @@ class TestConvertFile:
       compressai.convert_file(checkpoint, "mbt2018", str(output), str(PHOTOS))
     assert not output.exists()
 
-  def test_refuses_pictures_that_are_not_there_and_writes_nothing(self, checkpoint, tmp_path):
+  def test_refuses_images_that_are_not_there_and_writes_nothing(self, checkpoint, tmp_path):
     output = tmp_path / "out"
     with pytest.raises(errors.Error, match="nowhere"):
       compressai.convert_file(checkpoint, None, str(output), str(tmp_path / "nowhere"))
@@ -733,12 +732,12 @@ class TestConvertFile:
     assert os.listdir(tmp_path) == ["c.npz"]
 
   def test_calibrates_on_the_sample_photos_by_default(self, checkpoint, tmp_path, monkeypatch):
-    photo, seen = images.read_image(str(PHOTOS / "coffee.jpg"))[:64, :96], []
+    photo, seen = image_files.read_image(str(PHOTOS / "coffee.jpg"))[:64, :96], []
     monkeypatch.setattr(sample_photos, "load", lambda: {"one": photo, "two": photo[:48]})
 
-    def save(folder, codec, description, pictures, weights_dtype):
-      seen.extend(pictures)
-      return plain(folder, codec, description, pictures, weights_dtype)
+    def save(folder, codec, description, images, weights_dtype):
+      seen.extend(images)
+      return plain(folder, codec, description, images, weights_dtype)
 
     plain = model_files.save
     monkeypatch.setattr(model_files, "save", save)
@@ -746,11 +745,11 @@ class TestConvertFile:
     model = compressai.convert_file(
       checkpoint, "bmshj2018-factorized", str(output), weights_dtype="float16"
     )
-    assert [picture.shape for picture in seen] == [(64, 96, 3), (48, 96, 3)]
+    assert [image.shape for image in seen] == [(64, 96, 3), (48, 96, 3)]
     np.testing.assert_array_equal(seen[0], photo)
     description = json.loads((output / "model.json").read_text(encoding="utf-8"))
     assert description["codec"] == "bmshj2018_factorized"
-    assert description["calibration"] == "2 pictures"
+    assert description["calibration"] == "2 images"
     with np.load(output / "weights.npz") as stored:
       assert {stored[name].dtype for name in stored.files} == {np.dtype(np.float16)}
     np.testing.assert_array_equal(

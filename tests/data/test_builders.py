@@ -1,4 +1,4 @@
-"""The project's TFDS builders, on small pictures made here in the layout of the real files."""
+"""The project's TFDS builders, on small images made here in the layout of the real files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import checksums
 
-from khuvcm_tf.data import builders, images, pipeline
+from khuvcm_tf.data import builders, image_files, pipeline
 from khuvcm_tf.data.builders import kodak, vimeo90k
 
 pytest.importorskip("dill")  # tensorflow_datasets.testing imports it.
@@ -25,22 +25,22 @@ VIMEO_LISTS = {
 }
 
 
-def _picture(*place: int, height: int = 8, width: int = 12) -> np.ndarray:
-  """A grey picture's value tells which one it is: uint8 [H, W, 3], no two alike."""
+def _image(*place: int, height: int = 8, width: int = 12) -> np.ndarray:
+  """A grey image's value tells which one it is: uint8 [H, W, 3], no two alike."""
   values = np.random.default_rng(place).integers(0, 256, (height, width, 3))
   return values.astype(np.uint8)
 
 
 def _write_kodak(folder: pathlib.Path) -> None:
-  """Writes 24 pictures; the fourth stands upright as the real one does."""
+  """Writes 24 images; the fourth stands upright as the real one does."""
   folder.mkdir(parents=True, exist_ok=True)
   for i, name in enumerate(KODAK_NAMES):
     size = {"height": 12, "width": 8} if i == 3 else {}
-    images.write_image(str(folder / name), _picture(i, **size))
+    image_files.write_image(str(folder / name), _image(i, **size))
 
 
 def _frame(config: str, name: str, number: int) -> np.ndarray:
-  return _picture(len(config), *map(int, name.split("/")), number)
+  return _image(len(config), *map(int, name.split("/")), number)
 
 
 def _write_vimeo90k(folder: pathlib.Path, config: str) -> None:
@@ -51,7 +51,7 @@ def _write_vimeo90k(folder: pathlib.Path, config: str) -> None:
       (folder / "sequences" / name).mkdir(parents=True)
       for number in range(1, {"triplet": 3, "septuplet": 7}[config] + 1):
         path = folder / "sequences" / name / f"im{number}.png"
-        images.write_image(str(path), _frame(config, name, number))
+        image_files.write_image(str(path), _frame(config, name, number))
     (folder / f"{list_name}list.txt").write_text("\n".join([*names, "", ""]))
 
 
@@ -94,7 +94,8 @@ del _BuilderCase  # Without a data set it is no test.
 @pytest.fixture
 def data_dir(tmp_path, monkeypatch) -> pathlib.Path:
   """TFDS's data folder of the test."""
-  monkeypatch.setattr(tfds, "load", functools.partial(tfds.load, data_dir=str(tmp_path)))
+  for name in ("builder", "load"):
+    monkeypatch.setattr(tfds, name, functools.partial(getattr(tfds, name), data_dir=str(tmp_path)))
   return tmp_path
 
 
@@ -106,7 +107,7 @@ def manual(data_dir) -> pathlib.Path:
 
 @pytest.fixture
 def small_kodak(manual, monkeypatch) -> pathlib.Path:
-  """Small pictures in the manual folder, whose checksums the builder takes for the originals'."""
+  """Small images in the manual folder, whose checksums the builder takes for the originals'."""
   _write_kodak(manual)
   own = {
     url: checksums.compute_url_info(tfds.core.Path(manual / name))
@@ -120,15 +121,15 @@ def test_the_package_makes_all_its_data_sets_known():
   assert {*builders.__all__} == {"kodak", "vimeo90k"} <= {*tfds.list_builders()}
 
 
-def test_pictures_of_kodak_in_the_manual_folder_are_taken_as_they_are(small_kodak):
+def test_images_of_kodak_in_the_manual_folder_are_taken_as_they_are(small_kodak):
   found = pipeline.load_tfds_validation("kodak", 100)
-  expected = [images.read_image(str(small_kodak / name)) for name in KODAK_NAMES]
+  expected = [image_files.read_image(str(small_kodak / name)) for name in KODAK_NAMES]
   assert sorted(map(np.ndarray.tobytes, found)) == sorted(map(np.ndarray.tobytes, expected))
   names = [example["name"] for example in tfds.as_numpy(tfds.load("kodak", split="test"))]
   assert sorted(names) == [name[:-4].encode() for name in KODAK_NAMES]
 
 
-def test_only_as_many_pictures_are_taken_to_validate_on_as_asked_for(small_kodak):
+def test_only_as_many_images_are_taken_to_validate_on_as_asked_for(small_kodak):
   assert len(pipeline.load_tfds_validation("kodak:test", 5)) == 5
   assert len(pipeline.load_tfds_validation("kodak:test[:2]", 5)) == 2
 
@@ -139,7 +140,7 @@ def test_kodak_has_nothing_to_train_on(small_kodak):
     pipeline.load_tfds("kodak", 8, 2**30)
 
 
-def test_altered_pictures_of_kodak_are_refused(manual):
+def test_altered_images_of_kodak_are_refused(manual):
   _write_kodak(manual)
   message = rf"not downloaded \(.*{manual}/kodim\d\d\.png, has wrong checksum.*unchanged, from http"
   with pytest.raises(pipeline.DataError, match=message) as caught:
@@ -150,7 +151,7 @@ def test_altered_pictures_of_kodak_are_refused(manual):
 @pytest.mark.parametrize(
   "error", [OSError("no route"), tfds.download.DownloadError("status 404")], ids=["net", "status"]
 )
-def test_without_a_network_the_message_says_where_to_put_the_pictures(manual, monkeypatch, error):
+def test_without_a_network_the_message_says_where_to_put_the_images(manual, monkeypatch, error):
   def download(*_):
     raise error
 
@@ -180,10 +181,10 @@ def test_the_image_of_a_sequence_is_its_middle_frame(manual, config, middle):
     np.testing.assert_array_equal(example["image"], frames[middle - 1])
 
 
-def test_training_pictures_of_vimeo90k_are_the_middle_frames_of_its_train_list(manual):
+def test_training_images_of_vimeo90k_are_the_middle_frames_of_its_train_list(manual):
   _write_vimeo90k(manual, "triplet")
-  photos = pipeline.load_tfds("vimeo90k", 8, 2**30)
-  found = sorted(photos.read(i).numpy().tobytes() for i in range(len(photos.names)))
+  images = pipeline.load_tfds("vimeo90k", 8, 2**30)
+  found = sorted(images.read(i).numpy().tobytes() for i in range(len(images.names)))
   names = VIMEO_LISTS["triplet"]["tri_train"]
   assert found == sorted(_frame("triplet", name, 2).tobytes() for name in names)
   assert len(pipeline.load_tfds_validation("vimeo90k/triplet", 9)) == 1

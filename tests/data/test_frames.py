@@ -151,7 +151,7 @@ class TestReading:
 _REFUSED = {
   "another signature": (b"YUV4MPEG W33 H17\n", r"begins with b'YUV4MPEG W33 H17'; expected a line"),
   "nothing": (b"", r"begins with b''; expected a line 'YUV4MPEG2"),
-  "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(99), r"begins with b'\\x89PNG.*is it a \.y4m file"),
+  "an image": (b"\x89PNG\r\n\x1a\n" + bytes(99), r"begins with b'\\x89PNG.*is it a \.y4m file"),
   "a header without an end": (b"YUV4MPEG2 W33 H17" + b" " * 9999, r"of at most 1024 bytes"),
   "no width": (_y4m("H17"), r"its header has W''; expected W and a number"),
   "no number": (_y4m("W33 H-17"), r"its header has H'-17'; expected H and a number"),
@@ -381,10 +381,10 @@ class TestWriting:
       pytest.skip("this OpenCV has no reader of .y4m")
     assert video.get(cv2.CAP_PROP_FPS) == 30
     for frame in written:
-      there, picture = video.read()
+      there, image = video.read()
       assert there
       ours = frames.to_rgb(frame, "bt601").astype(int)
-      assert np.abs(picture[..., ::-1] - ours).max() <= 3
+      assert np.abs(image[..., ::-1] - ours).max() <= 3
     assert not video.read()[0]
 
   def test_files_may_be_copied_frame_by_frame_over_themselves(self, folder):
@@ -476,8 +476,8 @@ class TestWriting:
       frames.write_frames("a.yuv", [_frame(), frame])
     with pytest.raises(frames.FrameError, match="^`frame` has .*" + message):
       frames.to_rgb(frame)
-    with pytest.raises(frames.FrameError, match="^picture 7 has .*" + message):
-      frames.check_frame(frame, "picture 7")
+    with pytest.raises(frames.FrameError, match="^image 7 has .*" + message):
+      frames.check_frame(frame, "image 7")
     assert not os.listdir()
 
   def test_refuses_an_unknown_siting(self, folder):
@@ -487,7 +487,7 @@ class TestWriting:
 
 class TestToRgb:
   def test_of_limited_bt601_is_within_two_levels_of_opencv_where_chroma_is_flat(self):
-    # OpenCV repeats chroma, so that only flat chroma makes the same picture.
+    # OpenCV repeats chroma, so that only flat chroma makes the same image.
     random = np.random.default_rng(3)
     for _ in range(20):
       y = random.integers(16, 236, (8, 12), np.uint8)
@@ -502,16 +502,16 @@ class TestToRgb:
   @pytest.mark.parametrize("standard", ["bt601", "bt709"])
   @pytest.mark.parametrize("full_range", [True, False], ids=["full", "limited"])
   @pytest.mark.parametrize("siting", ["centre", "left"])
-  def test_undoes_the_way_from_a_picture_of_one_colour(self, bits, standard, full_range, siting):
+  def test_undoes_the_way_from_an_image_of_one_colour(self, bits, standard, full_range, siting):
     for rgb in [(255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0), (255, 255, 255), (200, 90, 13)]:
       rgb = np.broadcast_to(np.array(rgb, np.float64), (1, 5, 7, 3))
       y, uv = color.to_420(color.rgb_to_ycbcr(rgb, standard, full_range), siting)
       y = color.levels(color.to_depth(y, bits, full_range), bits)[0, ..., 0].numpy()
       uv = color.levels(color.to_depth(uv, bits, full_range, 128.0), bits)[0].numpy()
       frame = frames.Frame(y, uv[..., 0], uv[..., 1], bits)
-      picture = frames.to_rgb(frame, standard, full_range, siting)
-      assert picture.shape == (5, 7, 3)
-      assert np.abs(picture - rgb[0]).max() <= (2 if bits == 8 else 1)
+      image = frames.to_rgb(frame, standard, full_range, siting)
+      assert image.shape == (5, 7, 3)
+      assert np.abs(image - rgb[0]).max() <= (2 if bits == 8 else 1)
 
   def test_of_black_and_white_follows_range_and_depth(self):
     for bits, full_range, black, white in [

@@ -22,11 +22,11 @@ def prior():
 
 
 class TestFactorizedPrior:
-  def test_gives_all_integers_a_mass_of_one_in_each_channel(self, prior):
+  def test_gives_all_integers_a_probability_of_one_in_each_channel(self, prior):
     z = np.repeat(np.arange(-4000, 4001, dtype=np.float32)[:, np.newaxis], 5, axis=1)
     for offset in (0.0, 0.3):
-      mass = np.sum(2.0 ** -prior.bits(z + np.float32(offset)).numpy(), axis=0, dtype=np.float64)
-      np.testing.assert_allclose(mass, 1.0, atol=1e-4)
+      total = np.sum(2.0 ** -prior.bits(z + np.float32(offset)).numpy(), axis=0, dtype=np.float64)
+      np.testing.assert_allclose(total, 1.0, atol=1e-4)
 
   def test_bits_are_those_of_the_differences_of_its_distribution(self, prior):
     z = np.linspace(-12, 12, 40, dtype=np.float32).reshape(8, 5)

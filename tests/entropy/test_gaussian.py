@@ -12,7 +12,7 @@ from khuvcm_tf.entropy import gaussian
 
 
 def _bits(values, scale):
-  """-log2 of the mass of [v - 1/2, v + 1/2], computed in the tail where nothing cancels."""
+  """-log2 of the probability of [v - 1/2, v + 1/2], computed in the tail where nothing cancels."""
   inner, outer = (np.abs(values) - 0.5) / scale, (np.abs(values) + 0.5) / scale
   log_inner = scipy.stats.norm.logsf(inner)
   return -(log_inner + np.log1p(-np.exp(scipy.stats.norm.logsf(outer) - log_inner))) / np.log(2)
@@ -58,10 +58,10 @@ class TestBits:
 
   @pytest.mark.parametrize("scale", [0.11, 1.0, 256.0])
   def test_of_all_integers_are_those_of_a_distribution(self, scale):
-    reach = int(8 * scale) + 3
-    values = np.arange(-reach, reach + 1, dtype=np.float32)
-    mass = 2.0 ** -gaussian.bits(values, np.full_like(values, _index(scale))).numpy()
-    assert mass.sum(dtype=np.float64) == pytest.approx(1.0, abs=1e-4)
+    half = int(8 * scale) + 3
+    values = np.arange(-half, half + 1, dtype=np.float32)
+    p = 2.0 ** -gaussian.bits(values, np.full_like(values, _index(scale))).numpy()
+    assert p.sum(dtype=np.float64) == pytest.approx(1.0, abs=1e-4)
 
   def test_have_finite_gradients_at_1000_sigma(self):
     values, index = tf.constant([-1000.0, 1000.0, -110.0, 110.0]), tf.constant([22.0, 22, 0, 0])
@@ -74,7 +74,7 @@ class TestBits:
 
 
 class TestMixtureBits:
-  def test_equal_scipys_sum_of_weighted_masses_in_both_tails(self):
+  def test_equal_scipys_sum_of_weighted_probabilities_in_both_tails(self):
     rng = np.random.default_rng(3)
     scales = np.exp(rng.uniform(-2, 5, (200, 3, 4)))
     means = rng.normal(scale=10, size=scales.shape)
@@ -85,8 +85,8 @@ class TestMixtureBits:
       tf.constant(values - means, tf.float32), tf.constant(_index(scales), tf.float32)
     )
     found = gaussian.mixture_bits(components, tf.constant(log_weights, tf.float32)).numpy()
-    masses = log_weights - _bits(values - means, scales) * np.log(2)
-    expected = -scipy.special.logsumexp(masses, axis=1) / np.log(2)
+    log_probabilities = log_weights - _bits(values - means, scales) * np.log(2)
+    expected = -scipy.special.logsumexp(log_probabilities, axis=1) / np.log(2)
     assert expected.max() > 100
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 

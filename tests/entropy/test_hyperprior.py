@@ -12,7 +12,7 @@ from khuvcm_tf.entropy import hyperprior, quantization
 
 def _hyperprior(name="mbt2018_mean"):
   tf.keras.utils.set_random_seed(5)
-  return codecs.create(name, num_filters=8, latent_depth=6).branches[0].latent_coder
+  return codecs.create(name, num_filters=8, latent_depth=6).branches[0].entropy_model
 
 
 def _y():
@@ -42,19 +42,19 @@ class TestHyperprior:
     z = prior.side_information(y)
     medians = prior.prior.medians()
     z_hat = np.round(z - medians) + medians
-    mean, _ = prior.parameters(z_hat)
+    mean, _ = prior.predicted(z_hat)
     np.testing.assert_allclose(y_hat, np.round(y - mean) + mean, atol=1e-4)
     assert bits["z"].shape == (2, 1, 2, 8)
     assert bits["y"].shape == y.shape
 
-  def test_bits_of_pictures_are_the_sums_of_their_elements(self):
+  def test_bits_of_images_are_the_sums_of_their_elements(self):
     prior, y = _hyperprior(), _y()
     _, elements = prior.element_bits(y)
     _, bits = prior(y)
     for name, each in elements.items():
       np.testing.assert_allclose(bits[name], np.sum(each, axis=(1, 2, 3)), rtol=1e-4)
 
-  def test_mixed_decodes_rounded_latents_and_noise_decodes_noisy_ones(self):
+  def test_mixed_gives_the_synthesis_rounded_latents_and_noise_gives_noisy_ones(self):
     y = _y()
     noisy, _ = _hyperprior("bmshj2018").element_bits(y, training=True)
     assert np.abs(noisy - np.round(noisy)).mean() > 0.1
@@ -75,6 +75,4 @@ class TestHyperprior:
 
   def test_of_unknown_quantization_is_refused(self):
     with pytest.raises(ValueError, match=r"`quantization_mode` is 'hard', expected one of \('noi"):
-      hyperprior.Hyperprior(
-        [layers.conv(2, 3, "a")], [layers.conv(2, 3, "b")], 2, 2, False, False, "hard"
-      )
+      hyperprior.Hyperprior([layers.conv(2, 3, "a")], [layers.conv(2, 3, "b")], 2, 2, "hard")

@@ -16,9 +16,9 @@ import skimage.data
 from PIL import Image, features
 
 from khuvcm_tf import errors
-from khuvcm_tf.data import images
+from khuvcm_tf.data import image_files
 from khuvcm_tf.evaluation import anchors, metrics
-from khuvcm_tf.evaluation.anchors import picture_files, raw_streams
+from khuvcm_tf.evaluation.anchors import file_formats, raw_streams
 
 _PHOTO = skimage.data.coffee()[110:206, 250:378]
 _SMALL = skimage.data.coffee()[110:143, 250:267]  # 33x17
@@ -44,13 +44,13 @@ def _available(name):
 
 @pytest.fixture(scope="module")
 def coded():
-  """The photo by name: [(setting, data, decoded)] at three of the default settings."""
+  """The photo by name: [(rate point, data, decoded)] at three of the default rate points."""
   cache = {}
 
   def code(name):
     anchor = _available(name)
     if name not in cache:
-      files = [(s, anchor.encode(_PHOTO, s)) for s in anchor.default_settings[::2]]
+      files = [(s, anchor.encode(_PHOTO, s)) for s in anchor.default_rate_points[::2]]
       cache[name] = [(s, data, anchor.decode(data, 96, 128)) for s, data in files]
     return cache[name]
 
@@ -81,7 +81,7 @@ def _fake_ffmpeg(tmp_path, monkeypatch, does):
   return anchors.create("hevc-420-10bit")
 
 
-def test_an_unknown_anchor_is_told_with_those_there_are():
+def test_an_unknown_anchor_is_an_error_that_lists_all():
   with pytest.raises(
     anchors.AnchorError,
     match=r"no anchor is called 'gif'; expected one of jpeg, jpeg-444, jpeg2000, webp, avif, ",
@@ -95,54 +95,54 @@ def test_lower_rates_give_fewer_bytes_and_less_quality(name, coded):
   sizes = [len(data) for _, data, _ in coded(name)]
   quality = [metrics.psnr(_PHOTO, decoded) for _, _, decoded in coded(name)]
   assert (np.diff(sizes) > 0).all() and (np.diff(quality) > 0).all()
-  if name == "jpeg2000":  # 0.1 bpp is less than the headers of so small a picture
+  if name == "jpeg2000":  # 0.1 bpp is less than the headers of so small an image
     sizes, quality = sizes[1:], quality[1:]
-  assert 24 < quality[0] and quality[-1] < anchors.create(name).ceiling(_PHOTO)
+  assert 24 < quality[0] and quality[-1] < anchors.create(name).conversion_psnr(_PHOTO)
 
 
 @_EACH
 def test_sizes_are_bytes_on_disk_and_decoding_needs_nothing_else(name, coded, tmp_path):
   anchor = anchors.create(name)
-  for setting, data, decoded in coded(name):
-    path = tmp_path / f"{anchor.label(setting)}.{anchor.suffix}"
+  for rate_point, data, decoded in coded(name):
+    path = tmp_path / f"{anchor.label(rate_point)}.{anchor.suffix}"
     path.write_bytes(data)
     assert os.path.getsize(path) == len(data)
     np.testing.assert_array_equal(anchor.decode(path.read_bytes(), 96, 128), decoded)
 
 
 @_EACH
-def test_the_same_picture_gives_the_same_bytes(name, coded):
-  setting, data, _ = coded(name)[0]
-  assert anchors.create(name).encode(_PHOTO.copy(), setting) == data
+def test_the_same_image_gives_the_same_bytes(name, coded):
+  rate_point, data, _ = coded(name)[0]
+  assert anchors.create(name).encode(_PHOTO.copy(), rate_point) == data
 
 
 @_EACH
-@pytest.mark.parametrize("picture", [_SMALL, _SMALL[:1, :1], _SMALL[:, :1]])
-def test_odd_sides_come_back_whole(name, picture):
+@pytest.mark.parametrize("image", [_SMALL, _SMALL[:1, :1], _SMALL[:, :1]])
+def test_odd_sides_come_back_whole(name, image):
   anchor = _available(name)
-  decoded = anchor.decode(anchor.encode(picture, anchor.default_settings[-1]), *picture.shape[:2])
-  assert decoded.dtype == np.uint8 and decoded.shape == picture.shape
+  decoded = anchor.decode(anchor.encode(image, anchor.default_rate_points[-1]), *image.shape[:2])
+  assert decoded.dtype == np.uint8 and decoded.shape == image.shape
   if name != "jpeg2000":  # its headers alone are more than the rate
-    assert metrics.psnr(picture, decoded) > 30
+    assert metrics.psnr(image, decoded) > 30
 
 
 @_EACH
 def test_grey_comes_back_grey(name):
   anchor = _available(name)
   grey = np.ascontiguousarray(_PHOTO[..., :1])
-  decoded = anchor.decode(anchor.encode(grey, anchor.default_settings[-1]), 96, 128)
+  decoded = anchor.decode(anchor.encode(grey, anchor.default_rate_points[-1]), 96, 128)
   assert metrics.psnr(np.repeat(grey, 3, axis=2), decoded) > 33
   spread = decoded.max(axis=2).astype(int) - decoded.min(axis=2)
   assert spread.mean() < 2
 
 
 @_EACH
-def test_versions_and_options_name_the_library_and_the_setting(name):
+def test_versions_and_options_name_the_library_and_the_rate_point(name):
   anchor = _available(name)
   library = {"jpeg": "libjpeg", "jpeg2000": "OpenJPEG", "webp": "libwebp", "avif": "libaom"}
   library.update(heic="x265", jxl="libjxl", hevc="x265", vvc="vvenc")
   assert re.match(rf"{library[name.split('-')[0]]}[^ ]* \d+\.\d.* by \S+", anchor.version())
-  first, last = (anchor.options(anchor.default_settings[i]) for i in (0, -1))
+  first, last = (anchor.options(anchor.default_rate_points[i]) for i in (0, -1))
   assert first != last and "\n" not in first
 
 
@@ -174,12 +174,12 @@ def test_heic_has_the_subsampling_of_its_name(name, expected, coded):
 
 
 @pytest.mark.parametrize("name, expected", zip(_RAW, ["yuv420p10le", "yuv444p10le", "yuv420p10le"]))
-def test_raw_streams_are_one_picture_of_10_bits_without_text(name, expected, coded):
+def test_raw_streams_are_one_image_of_10_bits_without_text(name, expected, coded):
   for _, data, _ in coded(name):
     command = [raw_streams._ffmpeg(), "-i", "pipe:0", "-f", "null", "-"]
-    said = subprocess.run(command, input=data, capture_output=True).stderr.decode()
-    assert re.search(rf"Video: \w+ .*{expected}.* 128x96", said)
-    assert re.findall(r"frame= *(\d+)", said)[-1] == "1"
+    printed = subprocess.run(command, input=data, capture_output=True).stderr.decode()
+    assert re.search(rf"Video: \w+ .*{expected}.* 128x96", printed)
+    assert re.findall(r"frame= *(\d+)", printed)[-1] == "1"
     assert b"x265" not in data and b"vvenc" not in data.lower()
 
 
@@ -209,7 +209,7 @@ def test_444_of_10_bits_is_the_equations_rounded_and_loses_nothing(without_codin
     # A tie may fall to either side in float32.
     assert np.abs(plane[:58] - np.clip(expected, 0, 1023)).max() < 0.501
   np.testing.assert_array_equal(anchor.decode(data, *rgb.shape[:2]), rgb)
-  assert anchor.ceiling(rgb) == math.inf
+  assert anchor.conversion_psnr(rgb) == math.inf
 
 
 @pytest.mark.parametrize("name", ["hevc-420-10bit", "vvc"])
@@ -221,7 +221,7 @@ def test_420_of_10_bits_averages_before_it_rounds(name, without_coding):
   expected = np.concatenate([plane.ravel() for plane in (y, u, v)])
   assert np.abs(found - expected).max() < 0.501
   back = anchor.decode(found.tobytes(), 96, 128)
-  assert metrics.psnr(_PHOTO, back) == anchor.ceiling(_PHOTO)
+  assert metrics.psnr(_PHOTO, back) == anchor.conversion_psnr(_PHOTO)
 
 
 def test_420_of_10_bits_keeps_greys(without_coding):
@@ -240,29 +240,29 @@ def test_raw_streams_pad_with_the_last_row_and_column(without_coding):
 
 
 @pytest.mark.parametrize("name", ["avif", "avif-444"])
-def test_the_ceiling_of_avif_is_its_lossless_quality_at_any_speed(name):
+def test_the_conversion_psnr_of_avif_is_its_lossless_quality_at_any_speed(name):
   anchor = _available(name)
   decoded = anchor.decode(anchor.encode(_SMALL, 100), 33, 17)
-  assert anchor.ceiling(_SMALL) == metrics.psnr(_SMALL, decoded)
+  assert anchor.conversion_psnr(_SMALL) == metrics.psnr(_SMALL, decoded)
 
 
 @pytest.mark.parametrize("name", ["jpeg", "jpeg-444", "webp", "heic", "heic-444"])
-def test_the_highest_quality_stays_a_little_below_the_ceiling(name):
+def test_the_highest_quality_stays_a_little_below_the_conversion_psnr(name):
   anchor = _available(name)
   best = metrics.psnr(_PHOTO, anchor.decode(anchor.encode(_PHOTO, 100), 96, 128))
   # Rounded DCT coefficients cost up to 3 dB of 53, and less of the 41 of 4:2:0.
-  assert anchor.ceiling(_PHOTO) - 3.1 < best < anchor.ceiling(_PHOTO) + 0.01
+  assert anchor.conversion_psnr(_PHOTO) - 3.1 < best < anchor.conversion_psnr(_PHOTO) + 0.01
 
 
-def test_ceilings_of_grey_are_those_of_rounding():
+def test_conversion_psnrs_of_grey_are_those_of_rounding():
   grey = np.repeat(_PHOTO[..., :1], 3, axis=2)
-  assert anchors.jpeg.ceiling(grey) == math.inf
+  assert anchors.jpeg.conversion_psnr(grey) == math.inf
   # Limited range has 219 steps for 255 levels: 36 of them move by one.
   steps = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(1, 256, 3)
   moved = np.rint(np.rint(np.arange(256) * 219 / 255) * 255 / 219) != np.arange(256)
   expected = 10 * math.log10(255**2 / moved.mean())
-  assert anchors.webp.ceiling(steps) == pytest.approx(expected)
-  assert anchors.create("jpeg2000").ceiling(_PHOTO) == math.inf
+  assert anchors.webp.conversion_psnr(steps) == pytest.approx(expected)
+  assert anchors.create("jpeg2000").conversion_psnr(_PHOTO) == math.inf
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_a_missing_package_is_named_and_nothing_else_fails(name, package, monkey
       call()
 
 
-@pytest.mark.parametrize("module", [picture_files, raw_streams])
+@pytest.mark.parametrize("module", [file_formats, raw_streams])
 def test_modules_import_without_the_packages_of_single_anchors(module, monkeypatch):
   for package in ("pillow_heif", "imagecodecs", "imageio_ffmpeg"):
     monkeypatch.setitem(sys.modules, package, None)
@@ -320,16 +320,16 @@ def test_an_ffmpeg_that_fails_is_told_with_its_last_line(tmp_path, monkeypatch):
   anchor = _fake_ffmpeg(tmp_path, monkeypatch, "echo first >&2; echo 'last line' >&2; exit 3")
   with pytest.raises(
     anchors.AnchorError,
-    match=r"hevc-420-10bit: the ffmpeg that encodes ended with 3 and 0 bytes.*said: last line$",
+    match=r"hevc-420-10bit: the ffmpeg that encodes ended with 3 and 0 bytes.*printed: last line$",
   ):
     anchor.encode(_SMALL, 22)
-  with pytest.raises(anchors.AnchorError, match=r"the ffmpeg that decodes .* said: last line$"):
+  with pytest.raises(anchors.AnchorError, match=r"the ffmpeg that decodes .* printed: last line$"):
     anchor.decode(b"data", 33, 17)
 
 
 def test_an_ffmpeg_that_says_nothing_is_told(tmp_path, monkeypatch):
   anchor = _fake_ffmpeg(tmp_path, monkeypatch, "exit 0")
-  with pytest.raises(anchors.AnchorError, match=r"ended with 0 and 0 bytes.* it said: nothing"):
+  with pytest.raises(anchors.AnchorError, match=r"ended with 0 and 0 bytes.* it printed: nothing"):
     anchor.encode(_SMALL, 22)
 
 
@@ -342,7 +342,7 @@ def test_an_ffmpeg_that_does_not_end_is_stopped(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  "name, setting, expected",
+  "name, rate_point, expected",
   [
     ("jpeg", 0, r"jpeg: quality 0; expected a whole number from 1 to 100"),
     ("webp", 50.5, r"webp: quality 50\.5; expected a whole number"),
@@ -351,18 +351,18 @@ def test_an_ffmpeg_that_does_not_end_is_stopped(tmp_path, monkeypatch):
     ("hevc-444-10bit", 52, r"QP 52; expected a whole number from 0 to 51"),
   ],
 )
-def test_settings_off_the_scale_are_refused(name, setting, expected, without_coding):
+def test_rate_points_off_the_scale_are_refused(name, rate_point, expected, without_coding):
   with pytest.raises(anchors.AnchorError, match=expected):
-    anchors.create(name).encode(_SMALL, setting)
+    anchors.create(name).encode(_SMALL, rate_point)
 
 
-def test_a_setting_may_be_a_number_of_numpy():
-  setting = np.array([50], np.int32)[0]
-  assert anchors.jpeg.encode(_PHOTO, setting) == anchors.jpeg.encode(_PHOTO, 50)
+def test_a_rate_point_may_be_a_number_of_numpy():
+  rate_point = np.array([50], np.int32)[0]
+  assert anchors.jpeg.encode(_PHOTO, rate_point) == anchors.jpeg.encode(_PHOTO, 50)
 
 
 @pytest.mark.parametrize("image", [_PHOTO / 255, _PHOTO[..., 0], _PHOTO[..., :2]])
-def test_only_uint8_pictures_are_coded(image):
+def test_only_uint8_images_are_coded(image):
   with pytest.raises(ValueError, match=r"`image` is .* expected uint8 \[H, W, 3\] or \[H, W, 1\]"):
     anchors.jpeg.encode(image, 50)
 
@@ -370,27 +370,27 @@ def test_only_uint8_pictures_are_coded(image):
 @_EACH
 def test_what_is_no_file_of_the_format_is_refused(name):
   anchor = _available(name)
-  for data in (b"", b"no picture at all"):
+  for data in (b"", b"no image at all"):
     with pytest.raises(
       anchors.AnchorError, match=rf"^{name}: .*(cannot be decoded|ended with)"
     ) as e:
       anchor.decode(data, 96, 128)
-    assert " at 0x" not in str(e.value).partition("it said")[0]
+    assert " at 0x" not in str(e.value).partition("it printed")[0]
 
 
 @_EACH
-def test_another_size_than_that_of_the_picture_is_refused(name, coded):
-  with pytest.raises(anchors.AnchorError, match=r"decoded .* expected .*give the size of the pict"):
+def test_another_size_than_that_of_the_image_is_refused(name, coded):
+  with pytest.raises(anchors.AnchorError, match=r"decoded .* expected .*give the size of the imag"):
     anchors.create(name).decode(coded(name)[0][1], 192, 128)
 
 
-def test_what_pillow_cannot_write_is_told_with_the_size(monkeypatch):
+def test_what_pillow_cannot_write_is_an_error_with_the_size(monkeypatch):
   def refuse(*args, **kwargs):
     raise OSError("first\nencoder error -2")
 
   monkeypatch.setattr(Image.Image, "save", refuse)
   with pytest.raises(
-    anchors.AnchorError, match=r"^jpeg: the encoder refused a picture of 17x33: encoder error -2$"
+    anchors.AnchorError, match=r"^jpeg: the encoder refused an image of 17x33: encoder error -2$"
   ):
     anchors.jpeg.encode(_SMALL, 50)
 
@@ -408,10 +408,10 @@ def test_kodak_equals_the_stored_measurements(name):
     rows = json.load(file)["rows"]
   codec = _STORED.get(name, name)
   rows = {row["setting"]: row for row in rows if (row["codec"], row["image"]) == (codec, "kodim15")}
-  picture = images.read_image(os.path.join(folder, "kodak", "kodim15.png"))
-  for setting in (anchor.default_settings[0], anchor.default_settings[3]):
-    data = anchor.encode(picture, setting)
-    row = rows[anchor.label(setting)]
+  image = image_files.read_image(os.path.join(folder, "kodak", "kodim15.png"))
+  for rate_point in (anchor.default_rate_points[0], anchor.default_rate_points[3]):
+    data = anchor.encode(image, rate_point)
+    row = rows[anchor.label(rate_point)]
     assert len(data) == pytest.approx(row["bytes"], rel=0.01)
-    psnr = metrics.psnr(picture, anchor.decode(data, *picture.shape[:2]))
+    psnr = metrics.psnr(image, anchor.decode(data, *image.shape[:2]))
     assert psnr == pytest.approx(row["psnr_rgb"], abs=0.1)

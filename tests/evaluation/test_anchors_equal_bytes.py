@@ -32,7 +32,7 @@ def _decode(anchor, data):
 
 @_EACH
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_decoded_picture_has_the_shape_of_its_source(anchor, channels):
+def test_a_decoded_image_has_the_shape_of_its_source(anchor, channels):
   image = _IMAGE[:33, :17, :channels]
   decoded = anchors.at_bytes(anchor, image, 10**6).decoded
   assert decoded.dtype == np.uint8 and decoded.shape == image.shape
@@ -43,8 +43,8 @@ def test_grey_jpeg_has_one_component_and_comes_back_as_pillow_reads_it():
   grey = _IMAGE[..., :1]
   anchored = anchors.at_bytes(anchors.jpeg, grey, 2000)
   assert anchored.data[anchored.data.index(b"\xff\xc0") + 9] == 1
-  with Image.open(io.BytesIO(anchored.data)) as picture:
-    np.testing.assert_array_equal(anchored.decoded[..., 0], np.array(picture))
+  with Image.open(io.BytesIO(anchored.data)) as image:
+    np.testing.assert_array_equal(anchored.decoded[..., 0], np.array(image))
 
 
 def test_jpeg_is_baseline_with_half_the_chroma_resolution():
@@ -112,13 +112,13 @@ def test_psnr_outside_of_what_an_encoder_reaches_is_not_a_number(anchor, files):
   assert not math.isnan(anchors.psnr_at_bytes(anchor, _IMAGE, sizes[-1]))
 
 
-def test_a_flat_picture_is_infinitely_good_where_it_is_coded_exactly():
+def test_a_flat_image_is_infinitely_good_where_it_is_coded_exactly():
   flat = np.full((16, 16, 1), 128, np.uint8)
   size = len(anchors.jpeg.encode(flat, 100))
   assert anchors.psnr_at_bytes(anchors.jpeg, flat, size) == math.inf
 
 
-def test_pictures_that_a_format_cannot_hold_are_refused():
+def test_images_that_a_format_cannot_hold_are_refused():
   with pytest.raises(
     anchors.AnchorError, match=r"webp holds sides up to 16383; found 16384x1; leave this anchor"
   ):
@@ -131,7 +131,7 @@ def test_pictures_that_a_format_cannot_hold_are_refused():
 
 
 @pytest.mark.parametrize("image", [_IMAGE / 255, _IMAGE[..., 0], _IMAGE[..., :2]])
-def test_only_uint8_pictures_are_coded(image):
+def test_only_uint8_images_are_coded(image):
   with pytest.raises(ValueError, match=r"`image` is .* expected uint8 \[H, W, 3\] or \[H, W, 1\]"):
     anchors.jpeg.encode(image, 50)
 

@@ -1,4 +1,4 @@
-"""The measures against closed forms, scikit-image, OpenCV, TensorFlow and plain slow loops."""
+"""The metrics against closed forms, scikit-image, OpenCV, TensorFlow and plain slow loops."""
 
 import io
 import itertools
@@ -20,7 +20,7 @@ from scipy import signal
 from khuvcm_tf import errors
 from khuvcm_tf.evaluation import metrics
 
-_OF_PICTURES = [
+_OF_IMAGES = [
   metrics.mse,
   metrics.psnr,
   metrics.psnr_ycbcr,
@@ -74,7 +74,7 @@ def test_black_against_white_is_0_decibel():
   assert metrics.psnr(np.zeros((3, 3, 3), np.uint8), np.full((3, 3, 3), 255, np.uint8)) == 0
 
 
-def test_identical_pictures_have_infinite_psnr():
+def test_identical_images_have_infinite_psnr():
   assert metrics.psnr(_photo(20, 20), _photo(20, 20)) == math.inf
 
 
@@ -96,7 +96,7 @@ def test_psnr_equals_scikit_image_and_opencv():
 
 def test_tensors_are_measured_like_arrays():
   image, decoded = _photo(200, 180), _noisy(_photo(200, 180), 20)
-  for measure in _OF_PICTURES:
+  for measure in _OF_IMAGES:
     assert measure(tf.constant(image), tf.constant(decoded, tf.float32)) == measure(image, decoded)
 
 
@@ -106,7 +106,7 @@ def test_psnr_ycbcr_equals_scikit_image(height):
   image = _photo(height, 120)
   decoded = _noisy(image, 20)
   scale = 255 / np.array([219, 224, 224])
-  x, y = (skimage.color.rgb2ycbcr(picture) * scale for picture in (image, decoded))
+  x, y = (skimage.color.rgb2ycbcr(image) * scale for image in (image, decoded))
   expected = 10 * np.log10(255**2 / np.mean((x - y) ** 2, axis=(0, 1)))
   assert metrics.psnr_ycbcr(image, decoded)[:3] == pytest.approx(expected, abs=1e-4)
 
@@ -147,7 +147,7 @@ def test_the_least_change_of_one_sample_of_many_is_not_taken_for_rounding():
   assert psnr.y == pytest.approx(10 * math.log10(2e6 * (255 / 0.001) ** 2), abs=1e-6)
 
 
-def test_grey_pictures_have_no_chroma():
+def test_grey_images_have_no_chroma():
   image = _photo(20, 20)[..., :1]
   decoded = _noisy(image, 9)
   psnr = metrics.psnr_ycbcr(image, decoded)
@@ -201,9 +201,9 @@ def test_planes_that_are_not_420_are_refused():
 @pytest.mark.parametrize("weights", [(4, 1), (4, -1, 1), (0, 0, 0)])
 def test_weights_that_are_none_are_refused(weights):
   image, planes = _photo(8, 8), _planes420(8, 8)
-  for measure, pictures in ((metrics.psnr_ycbcr, image), (metrics.psnr_ycbcr420, planes)):
+  for measure, images in ((metrics.psnr_ycbcr, image), (metrics.psnr_ycbcr420, planes)):
     with pytest.raises(metrics.MetricError, match="`weights` are .* none negative, not all 0"):
-      measure(pictures, pictures, weights)
+      measure(images, images, weights)
 
 
 # Of the package psnr_hvsm 0.3.0 (its NumPy and C++ backends agree to 13 digits), which reproduces
@@ -275,7 +275,7 @@ def _plain_hvs(x_plane, y_plane):
 def test_psnr_hvs_and_hvs_m_equal_the_plain_definition(height, width):
   image = _photo(height, width).astype(float)
   decoded = image + np.random.default_rng(2).normal(0, 8, image.shape)
-  luma, luma_decoded = (picture @ [0.299, 0.587, 0.114] for picture in (image, decoded))
+  luma, luma_decoded = (image @ [0.299, 0.587, 0.114] for image in (image, decoded))
   expected = pytest.approx(_plain_hvs(luma, luma_decoded), abs=1e-5)  # tables of six decimals
   assert (metrics.psnr_hvs(image, decoded), metrics.psnr_hvs_m(image, decoded)) == expected
   planes = luma[..., np.newaxis], luma_decoded[..., np.newaxis]
@@ -383,7 +383,7 @@ def test_ms_ssim_equals_tensorflow_within_float32(height, width):
   assert metrics.ms_ssim(image, decoded) == pytest.approx(expected, abs=2e-4)
 
 
-def test_identical_pictures_are_wholly_similar():
+def test_identical_images_are_wholly_similar():
   image = _photo(170, 170)
   assert metrics.ssim(image, image) == pytest.approx(1, abs=1e-12)
   assert metrics.ms_ssim(image, image) == pytest.approx(1, abs=1e-12)
@@ -406,7 +406,7 @@ def test_similarity_in_decibel_is_that_of_what_is_missing_to_one():
   assert math.isnan(metrics.similarity_db(math.nan))
 
 
-def test_small_pictures_have_no_similarity():
+def test_small_images_have_no_similarity():
   assert metrics.MS_SSIM_SMALLEST_SIDE == 161
   image = _photo(160, 200)
   assert math.isnan(metrics.ms_ssim(image, image))
@@ -414,9 +414,9 @@ def test_small_pictures_have_no_similarity():
   assert math.isnan(metrics.ssim(image[:10], image[:10]))
 
 
-@pytest.mark.parametrize("measure", _OF_PICTURES)
+@pytest.mark.parametrize("measure", _OF_IMAGES)
 def test_different_shapes_are_refused(measure):
-  # Broadcasting a grey picture over a coloured one would measure something else silently.
+  # Broadcasting a grey image over a coloured one would measure something else silently.
   with pytest.raises(
     metrics.MetricError,
     match=r"shapes \(20, 20, 3\) and \(20, 20, 1\) cannot be compared; expected equal shapes",
@@ -432,7 +432,7 @@ def test_nothing_and_planes_without_components_are_refused():
 
 
 @pytest.mark.parametrize("channels", [2, 4])
-def test_pictures_without_luma_are_refused(channels):
+def test_images_without_luma_are_refused(channels):
   image = np.zeros((20, 20, channels))
   for measure in (metrics.psnr_ycbcr, metrics.psnr_hvs, metrics.psnr_hvs_m):
     with pytest.raises(metrics.MetricError, match=rf"20, {channels}\) have no luma; expected RGB"):
@@ -443,17 +443,30 @@ def test_errors_are_for_people():
   assert issubclass(metrics.MetricError, errors.Error)
 
 
-def test_measures_are_those_of_the_functions_by_name():
+def test_all_metrics_are_those_of_the_functions_by_name():
   rng = np.random.default_rng(0)
-  picture = rng.integers(0, 255, (176, 180, 3), np.uint8)
-  decoded = np.clip(picture + rng.integers(-9, 9, picture.shape), 0, 255).astype(np.uint8)
-  ycbcr = metrics.psnr_ycbcr(picture, decoded)
-  assert metrics.measures(picture, decoded) == {
-    "psnr_rgb": metrics.psnr(picture, decoded),
+  image = rng.integers(0, 255, (176, 180, 3), np.uint8)
+  decoded = np.clip(image + rng.integers(-9, 9, image.shape), 0, 255).astype(np.uint8)
+  ycbcr = metrics.psnr_ycbcr(image, decoded)
+  assert metrics.measure(image, decoded) == {
+    "psnr_rgb": metrics.psnr(image, decoded),
     "psnr_ycbcr": ycbcr.weighted,
     "psnr_y": ycbcr.y,
     **{
-      name: getattr(metrics, name)(picture, decoded)
+      name: getattr(metrics, name)(image, decoded)
       for name in ("ssim", "ms_ssim", "psnr_hvs", "psnr_hvs_m")
     },
   }
+
+
+def test_metrics_that_need_colour_are_those_that_grey_images_lack():
+  image = np.random.default_rng(0).integers(0, 255, (170, 170, 1), np.uint8)
+  values = metrics.measure(image, image // 2)
+  missing = {name for name, value in values.items() if math.isnan(value)}
+  assert missing == {name for name, metric in metrics.METRICS.items() if metric.needs_colour}
+
+
+def test_metrics_are_compared_in_decibels():
+  for metric in metrics.METRICS.values():
+    assert (metric.unit == "dB") != metric.is_similarity
+    assert metric.comparable(0.99) == pytest.approx(20 if metric.is_similarity else 0.99)

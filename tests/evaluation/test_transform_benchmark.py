@@ -1,4 +1,4 @@
-"""The transform benchmark: counts against closed forms by hand, what is timed, and what is shown.
+"""The transform benchmark: counts against closed forms, what is timed, and the output.
 
 Closed forms are multiplications for each pixel: a stage of stride 2^i has 4^-i of the pixels.
 """
@@ -15,10 +15,10 @@ import tensorflow as tf
 from khuvcm_tf import codecs, errors, layers
 from khuvcm_tf.codecs import codec as codec_lib
 from khuvcm_tf.data import sample_photos
-from khuvcm_tf.evaluation import benchmark, transform_benchmark
+from khuvcm_tf.evaluation import coding_benchmark, transform_benchmark
 
-# One place of z: what codecs pad to.
-PICTURE = benchmark.at_size(sample_photos.load()["coffee"], benchmark.Size(64, 64))
+# One position of z: what codecs pad to.
+IMAGE = coding_benchmark.at_size(sample_photos.load()["coffee"], coding_benchmark.Size(64, 64))
 SMALL = {"num_filters": 24, "latent_depth": 32}
 TWO_BRANCHES = {**SMALL, "chroma_filters": 10, "chroma_depth": 12}
 PAPERS = {"num_filters": 192, "latent_depth": 192}
@@ -27,7 +27,7 @@ PAPERS = {"num_filters": 192, "latent_depth": 192}
 @functools.cache
 def _counted(name, **arguments):
   codec = codecs.create(name, **arguments)
-  both = transform_benchmark.parts(codec, PICTURE)
+  both = transform_benchmark.parts(codec, IMAGE)
   return transform_benchmark.multiplications_per_pixel(codec, both)
 
 
@@ -84,9 +84,10 @@ def test_two_branches_and_what_joins_them_are_summed(activation):
 )
 def test_counts_are_half_the_profilers_operations_but_for_those_on_single_values(name, arguments):
   codec = codecs.create(name, **arguments)
-  for part in sum(transform_benchmark.parts(codec, PICTURE), []):
+  for part in sum(transform_benchmark.parts(codec, IMAGE), []):
     counted = transform_benchmark.multiplications(part)
-    operations = _profiled(lambda x: part.apply(x, (), codec_lib.plain), part.x)  # noqa: B023
+    context = codec_lib.Context(codec_lib.plain)
+    operations = _profiled(lambda x: part.apply(x, context), part.x)  # noqa: B023
     assert counted < operations / 2 < 1.01 * counted
 
 
@@ -120,10 +121,10 @@ def test_with_one_activation_for_both_the_mix_costs_luma_chroma420_more_than_bra
   assert ours.analysis > theirs.analysis and ours.synthesis > theirs.synthesis
 
 
-def test_counts_for_a_pixel_are_those_of_the_padded_picture():
+def test_counts_for_a_pixel_are_those_of_the_padded_image():
   codec = codecs.create("luma_chroma420", num_filters=8, latent_depth=8)
-  small = transform_benchmark.parts(codec, PICTURE[:33, :50])
-  wide = transform_benchmark.parts(codec, np.tile(PICTURE, (1, 3, 1)))
+  small = transform_benchmark.parts(codec, IMAGE[:33, :50])
+  wide = transform_benchmark.parts(codec, np.tile(IMAGE, (1, 3, 1)))
   assert small[0][0].x.shape == (1, 32, 32, 6) and wide[0][0].x.shape == (1, 32, 96, 6)
   per_pixel = transform_benchmark.multiplications_per_pixel
   assert per_pixel(codec, small) == per_pixel(codec, wide)
@@ -139,8 +140,10 @@ def test_counts_for_a_pixel_are_those_of_the_padded_picture():
   ],
 )
 def test_products_that_would_be_missed_are_an_error(apply, found):
-  part = transform_benchmark.Part(lambda x, known, run: apply(x), tf.zeros((1, 4, 4, 3)), ())
-  with pytest.raises(benchmark.BenchmarkError, match=f"^found {found}.*, expected all products in"):
+  part = transform_benchmark.Part(lambda x, context: apply(x), tf.zeros((1, 4, 4, 3)), ())
+  with pytest.raises(
+    coding_benchmark.BenchmarkError, match=f"^found {found}.*, expected all products in"
+  ):
     transform_benchmark.multiplications(part)
 
 
@@ -148,30 +151,25 @@ def test_products_that_would_be_missed_are_an_error(apply, found):
 def tiny(request):
   """Returns a tiny codec and its parts."""
   codec = codecs.create(request.param, num_filters=8, latent_depth=12)
-  return codec, transform_benchmark.parts(codec, PICTURE)
+  return codec, transform_benchmark.parts(codec, IMAGE)
 
 
-def test_what_is_timed_gives_a_decoders_picture(tiny):
+def test_what_is_timed_gives_a_decoders_image(tiny):
   codec, (_, syntheses) = tiny
   samples = np.concatenate(transform_benchmark._in_bands(syntheses)(), axis=-1)
   decoded = codec.decode([part.x for part in syntheses], 64, 64)
-  for plane, expected in zip(codec.picture_format.from_network(samples, 64, 64), decoded):
+  for plane, expected in zip(codec.input_format.from_samples(samples, 64, 64), decoded):
     np.testing.assert_allclose(plane, expected, atol=1e-3)
 
 
 def test_what_is_timed_gives_an_encoders_latents(tiny):
   codec, (analyses, syntheses) = tiny
   found = transform_benchmark._in_bands(analyses)()
-  y_hats, expected = iter(part.x for part in syntheses), []
-
-  def code(branch, y):
-    expected.append(y)
-    return next(y_hats)
-
-  codec.encode(codec.planes(PICTURE[np.newaxis]), code)
-  assert len(found) == len(expected) == len(codec.branches)
-  for y, expected_y in zip(found, expected):
-    np.testing.assert_allclose(y, expected_y, atol=1e-4)
+  x, context = codec.samples(codec.planes(IMAGE[np.newaxis])), codec_lib.Context(codec_lib.in_bands)
+  assert len(found) == len(codec.branches)
+  for branch, y, decoded in zip(codec.branches, found, syntheses):
+    np.testing.assert_allclose(y, branch.analyze(x, context), atol=1e-4)
+    context = context.after(branch, decoded.x)
 
 
 def test_bands_are_timed_and_plain_networks_counted(tiny, monkeypatch):
@@ -216,7 +214,7 @@ def test_calls_are_made_in_turn_after_a_first_one_and_the_fastest_counts(monkeyp
 def test_each_row_has_its_own_seconds_and_counts(monkeypatch):
   monkeypatch.setattr(transform_benchmark, "_in_bands", lambda parts: parts)
   monkeypatch.setattr(transform_benchmark, "fastest", lambda calls, _: list(range(len(calls))))
-  size, cost = benchmark.Size(64, 64), transform_benchmark.Cost
+  size, cost = coding_benchmark.Size(64, 64), transform_benchmark.Cost
   names, activations = ["mbt2018", "luma_chroma420", "mbt2018"], ["prelu", "gdn"]
   found = transform_benchmark.run(names, activations, size, 8, 12, 1, count_operations=True)
   forms = (("mbt2018", _mbt2018), ("luma_chroma420", _luma_chroma420))
@@ -240,12 +238,12 @@ def test_each_row_has_its_own_seconds_and_counts(monkeypatch):
     (["mbt2018"], [], "^found no codec or no activation, expected at least one of each"),
   ],
 )
-def test_what_cannot_be_built_is_told_before_anything_is_timed(
+def test_what_cannot_be_built_is_an_error_before_anything_is_timed(
   monkeypatch, capsys, names, activations, said
 ):
   monkeypatch.setattr(transform_benchmark, "fastest", None)
   with pytest.raises(errors.Error, match=said):
-    transform_benchmark.run(names, activations, benchmark.Size(64, 64), 8, 12)
+    transform_benchmark.run(names, activations, coding_benchmark.Size(64, 64), 8, 12)
   assert capsys.readouterr().err == ""
 
 
@@ -257,7 +255,7 @@ def _measured(codec, activation, factor, counted=True):
 
 def test_the_table_shows_ratios_to_the_first_row_within_100_columns():
   measured = [_measured("cross_component", "prelu", 1), _measured("mbt2018", "gdn", 0.5)]
-  text = transform_benchmark.table(measured, benchmark.Size(19200, 10800))
+  text = transform_benchmark.table(measured, coding_benchmark.Size(19200, 10800))
   lines = text.splitlines()
   assert max(map(len, lines)) <= 100
   assert lines[0].startswith("seconds, 19200x10800 ")
@@ -270,7 +268,7 @@ def test_the_table_shows_ratios_to_the_first_row_within_100_columns():
 
 def test_the_table_has_no_multiplications_where_none_were_counted():
   measured = [_measured("mbt2018", "gdn", 1, counted=False)]
-  text = transform_benchmark.table(measured, benchmark.Size(64, 48))
+  text = transform_benchmark.table(measured, coding_benchmark.Size(64, 48))
   assert len(text.splitlines()) == 3 and "multiplications" not in text
 
 
@@ -281,7 +279,7 @@ def test_json_holds_seconds_and_multiplications_by_codec_and_activation(tmp_path
     _measured("mbt2018", "prelu", 2),
   ]
   path = tmp_path / "t.json"
-  transform_benchmark.write_json(str(path), measured, benchmark.Size(64, 48))
+  transform_benchmark.write_json(str(path), measured, coding_benchmark.Size(64, 48))
   content = json.loads(path.read_text())
   assert {codec: list(rows) for codec, rows in content.items()} == {
     "mbt2018": ["gdn", "prelu"],

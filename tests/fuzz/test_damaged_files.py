@@ -1,10 +1,10 @@
-"""Thousands of damaged files: each is refused in one line or decodes to a picture of its size.
+"""Thousands of damaged files: each is refused in one line or decodes to an image of its size.
 
-All codecs read files on the same way but for their entropy models: one codec without and one with a
-context model see all of the damage, the others a quarter of it.
+Codecs differ here only in their entropy models: two of them, one with a context model, are tested
+with more of the damage, the others with a quarter of it.
 
-Seeds are fixed, so that a failure comes again. Checksums are repaired in more than half of the
-files: behind a wrong one nothing of the decoder is reached.
+Seeds are fixed, so that a failure can be repeated. Checksums are repaired in more than half of the
+files: with a wrong checksum a file is refused before the decoder starts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from khuvcm_tf.data import frames
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 MAX_PIXELS = 2**18
 # Bytes by which a process may grow while it decodes a damaged file of at most MAX_PIXELS, whose
-# padded picture may have 64 times as many.
+# padded image may have 64 times as many.
 MEMORY = 2**31
 
 _FIXED = 15  # bytes before the first varint
@@ -33,7 +33,7 @@ _SIDES = [0, 1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 1000, 2047, 16383, 65535, 6
 _EXTREMES = [0, 1, 2, 3, 15, 16, 17, 127, 128, 2**14, 2**31 - 1, 2**31, 2**32 - 1, 2**35 - 1]
 
 
-# A codec sees one in so many damages, most one in four: they go the way of these two.
+# A codec is tested with one in so many damages; those not listed with one in four.
 _PARTS = {"mbt2018_mean": 1, "mbt2018": 2}
 
 
@@ -41,7 +41,7 @@ class _Files:
   """A golden model and its files: of one pixel, grey, and of several blocks.
 
   Attributes:
-    step: each so many-th damage is enough for this codec.
+    step: the codec is tested with one in `step` damages.
   """
 
   def __init__(self, name: str):
@@ -54,29 +54,29 @@ class _Files:
     self.count = len(self.model.codec.substreams)
 
   def with_one(self, change) -> list[list[bytes]]:
-    """Returns the substreams of the largest picture with each of them changed by itself."""
+    """Returns the substreams of the largest image with each of them changed by itself."""
     substreams = list(self.parsed[2][1])
     return [
       [*substreams[:i], change(substreams[i]), *substreams[i + 1 :]] for i in range(self.count)
     ]
 
   def outcome(self, data: bytes) -> str:
-    """Decodes; returns the name of the error, or "picture"."""
+    """Decodes; returns the name of the error, or "image"."""
     try:
-      picture = self.model.decompress(data, max_pixels=MAX_PIXELS)
+      image = self.model.decompress(data, max_pixels=MAX_PIXELS)
     except (bitstream.BitstreamError, coding.ModelError) as error:
       assert str(error) and "\n" not in str(error)
       return type(error).__name__
     header, _ = bitstream.parse(data)
     if header.input_format == bitstream.YCBCR420:
-      frames.check_frame(picture, "the frame")
-      assert picture.y.shape == (header.height, header.width)
-      assert picture.bits == header.bit_depth
-      return "picture"
+      frames.check_frame(image, "the frame")
+      assert image.y.shape == (header.height, header.width)
+      assert image.bits == header.bit_depth
+      return "image"
     channels = 1 if header.input_format == bitstream.GREY else 3
-    assert picture.shape == (header.height, header.width, channels)
-    assert picture.dtype == np.uint8
-    return "picture"
+    assert image.shape == (header.height, header.width, channels)
+    assert image.dtype == np.uint8
+    return "image"
 
 
 @pytest.fixture(scope="module", params=codecs.names())
@@ -93,7 +93,7 @@ def _varint(value: int) -> bytes:
   return bytes([low]) if not rest else bytes([low | 128]) + _varint(rest)
 
 
-def _file(header: bitstream.ParsedHeader, substreams: list[bytes]) -> bytes:
+def _file(header: bitstream.Header, substreams: list[bytes]) -> bytes:
   """Writes a file with a good checksum; header fields and substreams may be anything."""
   fixed = b"KVC\x01\x00" + header.fingerprint + bytes([header.input_format, header.bit_depth])
   numbers = [header.height, header.width, len(substreams), *map(len, substreams[:-1])]
@@ -129,14 +129,14 @@ def _splice(rng, bodies):
 
 def _insert(rng, bodies):
   body = rng.choice(bodies)
-  place = rng.randrange(len(body) + 1)
-  return body[:place] + rng.randbytes(rng.choice([1, 2, 100])) + body[place:]
+  position = rng.randrange(len(body) + 1)
+  return body[:position] + rng.randbytes(rng.choice([1, 2, 100])) + body[position:]
 
 
 def _remove(rng, bodies):
   body = rng.choice(bodies)
-  place = rng.randrange(len(body))
-  return body[:place] + body[place + rng.choice([1, 2, 20]) :]
+  position = rng.randrange(len(body))
+  return body[:position] + body[position + rng.choice([1, 2, 20]) :]
 
 
 def _extend(rng, bodies):
@@ -161,7 +161,7 @@ _DAMAGES = [
 ]
 
 
-def test_damage_ends_in_an_error_or_in_a_picture_of_the_size_in_the_header(files):
+def test_damage_ends_in_an_error_or_in_an_image_of_the_size_in_the_header(files):
   rng = random.Random(7)
   bodies = [data[:-4] for data in files.good]
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -178,7 +178,7 @@ def test_damage_ends_in_an_error_or_in_a_picture_of_the_size_in_the_header(files
   # Each way to end was taken: the checks above were of something.
   assert counts["BitstreamError"] > 500 // files.step
   assert counts["ModelError"] >= 4 // files.step
-  assert counts["picture"] >= 4 // files.step
+  assert counts["image"] >= 4 // files.step
   grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
   assert grown < MEMORY
 
@@ -198,15 +198,15 @@ def _headers(files):
     other = (int.from_bytes(header.fingerprint, "big") ^ 1 << bit).to_bytes(8, "big")
     yield _file(header._replace(fingerprint=other), substreams)
   body = files.good[2][:-4]
-  for place, value in itertools.product((3, 4), range(0, 256, 5)):
-    yield _sealed(body[:place] + bytes([value]) + body[place + 1 :])
+  for position, value in itertools.product((3, 4), range(0, 256, 5)):
+    yield _sealed(body[:position] + bytes([value]) + body[position + 1 :])
   numbers = [header.height, header.width, 2, len(substreams[0])]
-  for place, value in itertools.product(range(4), _EXTREMES):
-    changed = [*numbers[:place], value, *numbers[place + 1 :]]
+  for position, value in itertools.product(range(4), _EXTREMES):
+    changed = [*numbers[:position], value, *numbers[position + 1 :]]
     yield _sealed(body[:_FIXED] + b"".join(map(_varint, changed)) + b"".join(substreams))
 
 
-def test_extremes_in_the_header_end_in_an_error_or_in_a_picture_of_that_size(files):
+def test_extremes_in_the_header_end_in_an_error_or_in_an_image_of_that_size(files):
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   headers = itertools.islice(_headers(files), 0, None, files.step)
   counts = collections.Counter(files.outcome(data) for data in headers)
@@ -223,28 +223,28 @@ class TestSubstreams:
 
   @pytest.mark.parametrize("stream", [b"", b"\x80" * 20_000, b"\xff" * 20_000])
   def test_of_no_bytes_or_far_too_many_are_refused(self, files, stream):
-    """Of 0xff all that a context model has to tell may be read: up to 30 bytes for a latent."""
+    """From 0xff a context model may read as many bits as an escape can have: 30 bytes a latent."""
     for substreams in files.with_one(lambda _: stream):
       self._refused(files, substreams)
     self._refused(files, [stream] * files.count)
 
   @pytest.mark.parametrize("stream", [b"\x80", b"\x00", b"\x80\x80", b"\x01"])
   def test_of_one_or_two_bytes_come_to_an_end(self, files, stream):
-    """0x80 made a coder with tfc's own escapes loop; here it may be a good stream."""
+    """With the escapes of tensorflow-compression, 0x80 never ended; here it may be valid."""
     for substreams in (*files.with_one(lambda _: stream), [stream] * files.count):
       data = _file(files.parsed[2][0], substreams)
-      assert files.outcome(data) in ("BitstreamError", "picture")
+      assert files.outcome(data) in ("BitstreamError", "image")
 
   @pytest.mark.parametrize("end", [bytes(1), bytes(7), b"\x80" * 9, b"\x01" * 20, b"\xff" * 300])
   def test_with_bytes_left_over_are_refused(self, files, end):
-    """A few bytes may be read as others' digits; zeros, or more than the coder reads ahead, not."""
+    """These cannot be part of other symbols: zeros, or more bytes than the coder reads ahead."""
     for substreams in files.with_one(lambda stream: stream + end):
       self._refused(files, substreams)
 
   def test_cut_short_are_refused_unless_other_symbols_encode_to_them(self, files):
-    """A decoder reads zeros beyond the end: there what is left may be all that these need.
+    """A decoder reads zeros behind the end, so a cut stream may be the whole code of other symbols.
 
-    Of a cut z it is not, as all of y is then told otherwise; a codec without z may decode them all.
+    A cut z is refused, as it changes the parameters of all of y. A codec without z may decode all.
     """
     header, substreams = files.parsed[2]
     cuts = [
@@ -253,12 +253,12 @@ class TestSubstreams:
       for cut in files.with_one(lambda stream, i=i: stream[: max(len(stream) - i, 1)])
     ]
     found = [files.outcome(_file(header, cut)) for cut in cuts if cut != substreams]
-    assert set(found) <= {"BitstreamError", "picture"}
+    assert set(found) <= {"BitstreamError", "image"}
     assert "BitstreamError" in found or files.count == 1
 
-  def test_of_exchanged_places_are_refused(self, files):
+  def test_of_exchanged_positions_are_refused(self, files):
     if files.count == 1:
-      pytest.skip("a single substream has no other place")
+      pytest.skip("a single substream has no other position")
     _, substreams = files.parsed[2]
     self._refused(files, substreams[::-1])
 

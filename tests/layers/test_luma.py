@@ -70,36 +70,36 @@ class TestLumaUp:
     np.testing.assert_allclose(_pixels(layer(x)[0].numpy()), expected, rtol=1e-9, atol=1e-9)
 
 
-def _rows_seen(transform, x, rows):
-  """Returns the first and last input row that tells on some rows of the output."""
+def _receptive_rows(transform, x, rows):
+  """Returns the first and last input row that some rows of the output depend on."""
   x = tf.constant(x)
   with tf.GradientTape() as tape:
     tape.watch(x)
     total = tf.reduce_sum(transform(x)[:, rows] ** 2)
-  seen = np.flatnonzero(np.abs(tape.gradient(total, x)[0]).sum(axis=(1, 2)))
-  return seen.min(), seen.max()
+  found = np.flatnonzero(np.abs(tape.gradient(total, x)[0]).sum(axis=(1, 2)))
+  return found.min(), found.max()
 
 
 @pytest.mark.parametrize(
   ("layer", "channels"), [(layers.LumaDown(3, "d"), 4), (layers.LumaUp("u"), 3)]
 )
-def test_a_sample_reaches_the_next_ones_and_no_further(layer, channels):
+def test_an_output_depends_on_the_next_samples_and_no_others(layer, channels):
   layer = _built(layer, channels)
   x = np.random.default_rng(4).normal(size=(1, 9, 3, channels))
-  ((kernel, down, up),) = signal.reach(layer)
+  ((kernel, down, up),) = signal.convolutions(layer)
   assert (down, up) == (1, 1)
-  assert _rows_seen(layer, x, slice(4, 5)) == (4 - kernel // 2, 4 + kernel // 2)
+  assert _receptive_rows(layer, x, slice(4, 5)) == (4 - kernel // 2, 4 + kernel // 2)
 
 
-# Codec, branch and part: halo in input rows, stride.
+# Codec, branch and transform: halo in input rows, stride, channels of the input.
 _TRANSFORMS = {
-  ("luma_chroma420", 0, "analysis"): (15, 8),
-  ("luma_chroma420", 0, "synthesis"): (2, 8),
-  ("cross_component", 0, "analysis"): (15, 8),
-  ("cross_component", 0, "synthesis"): (2, 8),
-  ("cross_component", 1, "analysis"): (15, 8),
-  ("cross_component", 1, "synthesis"): (2, 8),
-  ("cross_component", 1, "meet"): (2, 1),
+  ("luma_chroma420", 0, "g_a"): (15, 8, 6),
+  ("luma_chroma420", 0, "g_s"): (2, 8, 4),
+  ("cross_component", 0, "g_a"): (15, 8, 4),
+  ("cross_component", 0, "g_s"): (2, 8, 4),
+  ("cross_component", 1, "g_a"): (15, 8, 6),
+  ("cross_component", 1, "g_s"): (2, 8, 6),
+  ("cross_component", 1, "merge"): (2, 1, 20),
 }
 
 
@@ -115,31 +115,30 @@ def made():
 
 @pytest.fixture(params=_TRANSFORMS, ids=lambda key: "-".join(map(str, key)))
 def transform(request, made):
-  """A transform with the halo and stride that it should have."""
+  """A transform, and the halo, stride and input channels that it should have."""
   name, branch, part = request.param
   return getattr(made[name].branches[branch], part), *_TRANSFORMS[request.param]
 
 
 class TestTransforms:
   def test_read_their_halo_and_no_more(self, transform):
-    transform, halo, stride = transform
+    transform, halo, stride, channels = transform
     assert (transform.halo, transform.stride) == (halo, stride)
-    channels = transform.input_shape[-1]
     if transform.enlarges:
       x = np.random.default_rng(6).normal(size=(1, 9, 1, channels))
-      first, last = _rows_seen(transform, x, slice(4 * stride, 5 * stride))
+      first, last = _receptive_rows(transform, x, slice(4 * stride, 5 * stride))
       assert max(4 - first, last - 4) == halo
     else:
       x = np.random.default_rng(6).normal(size=(1, 9 * stride, stride, channels))
-      first, last = _rows_seen(transform, x, slice(4, 5))
+      first, last = _receptive_rows(transform, x, slice(4, 5))
       assert 4 * stride - first == halo
       assert last - (5 * stride - 1) <= halo
 
   # Bands of two rows of latents: fewer rows, as many, one more, and several bands.
   @pytest.mark.parametrize("rows", [1, 2, 3, 9])
   def test_in_bands_equal_the_whole(self, transform, monkeypatch, count_calls, rows):
-    transform, halo, stride = transform
-    channels, latent = transform.input_shape[-1], 1 if transform.enlarges else stride
+    transform, halo, stride, channels = transform
+    latent = 1 if transform.enlarges else stride
     # Of samples, on both sides of a cut; as measured a sample of 2x2 pixels needs so many bytes.
     halo = halo * stride if transform.enlarges else -(-halo // stride) * stride
     bytes_per_sample = (12 if transform.enlarges else 5) * 4 * transform.filters * 2

@@ -19,22 +19,22 @@ def _layer(size, filters=3, channels=2):
   return layer
 
 
-def _spread(layer, size):
+def _whole_kernel(layer, size):
   """Returns the kernel [k, k, C, filters], zeros at the centre and behind."""
   kernel = np.zeros((size, size, *layer.kernel.shape[1:]))
-  places = [(j, i) for j in range(size) for i in range(size)]
-  for place, weights in zip(places, layer.kernel.numpy()):
-    kernel[place] = weights
+  positions = [(j, i) for j in range(size) for i in range(size)]
+  for position, weights in zip(positions, layer.kernel.numpy()):
+    kernel[position] = weights
   return kernel
 
 
-class TestCausalPlaces:
+class TestCausalPositions:
   @pytest.mark.parametrize("kernel", [1, 3, 5, 7])
   def test_are_all_of_a_neighbourhood_before_its_centre_in_raster_order(self, kernel):
-    reach = kernel // 2
+    radius = kernel // 2
     grid = np.arange(kernel**2).reshape(kernel, kernel)
-    before = [tuple(place - reach) for place in np.argwhere(grid < grid[reach, reach])]
-    assert masked.causal_places(kernel) == before
+    before = [tuple(position - radius) for position in np.argwhere(grid < grid[radius, radius])]
+    assert masked.causal_positions(kernel) == before
 
 
 class TestMaskedConv2D:
@@ -44,17 +44,17 @@ class TestMaskedConv2D:
     layer = _layer(size)
     x = np.random.default_rng(0).normal(size=(2, height, width, 2))
     expected = np.zeros((2, height, width, 3)) + layer.bias.numpy()
-    kernel, reach = _spread(layer, size), size // 2
-    padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
-    for picture, channel, output in np.ndindex(2, 2, 3):
-      expected[picture, :, :, output] += scipy.signal.correlate(
-        padded[picture, :, :, channel], kernel[:, :, channel, output], mode="valid", method="direct"
+    kernel, radius = _whole_kernel(layer, size), size // 2
+    padded = np.pad(x, ((0, 0), (radius, radius), (radius, radius), (0, 0)))
+    for image, channel, output in np.ndindex(2, 2, 3):
+      expected[image, :, :, output] += scipy.signal.correlate(
+        padded[image, :, :, channel], kernel[:, :, channel, output], mode="valid", method="direct"
       )
     np.testing.assert_allclose(layer(tf.constant(x, tf.float32)), expected, rtol=1e-4, atol=1e-4)
 
-  def test_holds_weights_of_the_places_before_alone(self):
+  def test_holds_weights_of_the_positions_before_alone(self):
     layer = _layer(5)
-    assert layer.kernel.shape == (len(masked.causal_places(5)), 2, 3)
+    assert layer.kernel.shape == (len(masked.causal_positions(5)), 2, 3)
     assert layer.bias.shape == (3,)
 
   def test_of_a_point_is_its_kernel_turned_around_behind_it(self):
@@ -64,7 +64,7 @@ class TestMaskedConv2D:
     x[0, 3, 3, 1] = 1
     found = layer(x).numpy()[0]
     expected = np.zeros((7, 7, 3))
-    for (dy, dx), weights in zip(masked.causal_places(5), layer.kernel.numpy()):
+    for (dy, dx), weights in zip(masked.causal_positions(5), layer.kernel.numpy()):
       expected[3 - dy, 3 - dx] = weights[1]
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert not np.any(found[:3]) and not np.any(found[3, :4])

@@ -29,7 +29,7 @@ def _with_random_weights(layer, channels, seed=2):
     if "act" in weight.name:
       weight.assign(rng.uniform(0.2, 1, weight.shape))
     else:
-      # Biases above zero: no rectifier shuts a way at all places.
+      # Biases above zero: no rectifier closes a branch at all positions.
       bias = "bias" in weight.name
       scale = 0.5 if bias else np.prod(weight.shape[:-1]) ** -0.5
       weight.assign(rng.normal(loc=float(bias), scale=scale, size=weight.shape))
@@ -42,8 +42,8 @@ def _x(height, width, channels, seed=1):
 
 def _conv(layer, x):
   """A convolution of `layers.conv` without stride: [H, W, C] -> [H, W, filters]."""
-  kernel, reach = layer.kernel.numpy(), layer.kernel.shape[0] // 2
-  padded = np.pad(x, ((reach, reach), (reach, reach), (0, 0)))
+  kernel, radius = layer.kernel.numpy(), layer.kernel.shape[0] // 2
+  padded = np.pad(x, ((radius, radius), (radius, radius), (0, 0)))
   y = np.zeros((*x.shape[:2], kernel.shape[3])) + layer.bias.numpy()
   for channel, output in np.ndindex(kernel.shape[2:]):
     y[:, :, output] += scipy.signal.correlate(
@@ -84,7 +84,7 @@ def _check(layer, x, expected):
 
 class TestSubpixel:
   @pytest.mark.parametrize("kernel,stride", [(1, 2), (3, 2), (3, 3), (5, 2)])
-  def test_makes_each_cell_of_a_places_channels(self, kernel, stride):
+  def test_makes_each_cell_of_a_positions_channels(self, kernel, stride):
     layer = _with_random_weights(residual.Subpixel(3, kernel, stride, name="s"), 2)
     for size in _SIZES:
       x = _x(*size, 2)
@@ -101,7 +101,7 @@ class TestResidualBlock:
 
 @pytest.mark.parametrize("activation", ["gdn", "prelu"])
 class TestResidualDown:
-  def test_takes_the_places_0_2_4_on_both_ways(self, activation):
+  def test_takes_the_positions_0_2_4_in_both_branches(self, activation):
     layer = _with_random_weights(residual.ResidualDown(4, activation, name="d"), 3)
     for size in _SIZES:
       x = _x(*size, 3)
@@ -110,7 +110,7 @@ class TestResidualDown:
       _check(layer, x, expected + _conv(layer.skip, x)[::2, ::2])
 
   def test_of_float32_has_the_gradients_of_float64(self, activation):
-    """On three channels, as a picture has."""
+    """On three channels, as an image has."""
     wide = _with_random_weights(residual.ResidualDown(4, activation, name="d"), 3)
     tf.keras.mixed_precision.set_global_policy("float32")
     narrow = _with_random_weights(residual.ResidualDown(4, activation, name="d"), 3)
@@ -129,7 +129,7 @@ class TestResidualDown:
 
 @pytest.mark.parametrize("activation", ["gdn", "prelu"])
 class TestResidualUp:
-  def test_adds_two_ways_of_subpixel_convolutions(self, activation):
+  def test_adds_two_branches_of_subpixel_convolutions(self, activation):
     layer = _with_random_weights(residual.ResidualUp(4, activation, name="u"), 3)
     for size in _SIZES:
       x = _x(*size, 3)
@@ -139,7 +139,7 @@ class TestResidualUp:
 
 
 class TestAttention:
-  def test_adds_the_trunk_weighed_by_the_mask(self):
+  def test_adds_the_trunk_weighted_by_the_mask(self):
     layer = _with_random_weights(residual.Attention(4, name="a"), 4)
     for size in _SIZES:
       x = _x(*size, 4)
@@ -165,12 +165,12 @@ class TestAttention:
     (lambda: residual.Subpixel(4, 5, 2, "b"), [(5, 1, 1), (1, 1, 2)]),
   ],
 )
-class TestPath:
-  def test_is_of_the_convolutions_on_the_longest_way(self, block, path):
-    assert block().path == path
+class TestLongestPath:
+  def test_lists_the_convolutions_of_the_largest_receptive_field(self, block, path):
+    assert block().longest_path == path
 
-  def test_reaches_as_far_as_gradients_do(self, block, path):
-    """Rows of the input that tell on one row of the output."""
+  def test_gives_the_receptive_field_of_gradients(self, block, path):
+    """Rows of the input that one row of the output depends on."""
     layer = _with_random_weights(block(), 4)
     x = tf.constant(_x(24, 3, 4)[np.newaxis])
     with tf.GradientTape() as tape:
@@ -178,12 +178,12 @@ class TestPath:
       y = layer(x)
       row = y.shape[1] // 2
       total = tf.reduce_sum(y[:, row])
-    seen = np.flatnonzero(np.abs(tape.gradient(total, x)[0]).sum(axis=(1, 2)))
+    found = np.flatnonzero(np.abs(tape.gradient(total, x)[0]).sum(axis=(1, 2)))
     # Row by row backwards, as the paths say.
     first = last = row
     for kernel, down, up in reversed(path):
       first, last = (first // up) * down - kernel // 2, (last // up) * down + kernel // 2
-    assert (seen.min(), seen.max()) == (first, last)
+    assert (found.min(), found.max()) == (first, last)
 
 
 class TestGradients:

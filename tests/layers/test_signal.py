@@ -15,12 +15,12 @@ from khuvcm_tf.layers import signal
 def _downward(x, kernel, bias, stride):
   """Output n is the sum over j of kernel[j] x[stride n + j - k // 2], zeros outside."""
   height, width, _ = x.shape
-  reach = kernel.shape[0] // 2
+  radius = kernel.shape[0] // 2
   y = np.empty((-(-height // stride), -(-width // stride), kernel.shape[3]))
   for row, column in np.ndindex(y.shape[:2]):
     y[row, column] = bias
     for j, i in np.ndindex(kernel.shape[:2]):
-      at = stride * row + j - reach, stride * column + i - reach
+      at = stride * row + j - radius, stride * column + i - radius
       if 0 <= at[0] < height and 0 <= at[1] < width:
         y[row, column] += x[at] @ kernel[j, i]
   return y
@@ -29,11 +29,11 @@ def _downward(x, kernel, bias, stride):
 def _upward(x, kernel, bias, stride):
   """Input m adds kernel[j] x[m] to output stride m + j - k // 2, where that exists."""
   height, width, _ = x.shape
-  reach = kernel.shape[0] // 2
+  radius = kernel.shape[0] // 2
   y = np.zeros((height * stride, width * stride, kernel.shape[3])) + bias
   for row, column in np.ndindex(x.shape[:2]):
     for j, i in np.ndindex(kernel.shape[:2]):
-      at = stride * row + j - reach, stride * column + i - reach
+      at = stride * row + j - radius, stride * column + i - radius
       if 0 <= at[0] < y.shape[0] and 0 <= at[1] < y.shape[1]:
         y[at] += x[row, column] @ kernel[j, i]
   return y
@@ -71,7 +71,7 @@ class TestConvolutions:
     np.testing.assert_allclose(layer(x[np.newaxis])[0], expected, rtol=1e-4, atol=1e-4)
 
   @pytest.mark.parametrize("stride", [1, 2])
-  def test_down_of_a_mirrored_picture_with_a_mirrored_kernel_is_mirrored(self, stride):
+  def test_down_of_a_mirrored_image_with_a_mirrored_kernel_is_mirrored(self, stride):
     # True of odd sizes alone: the samples 0, 2, 4 of 5 lie symmetric to its centre.
     layer = _with_random_weights(signal.conv_down(3, 5, stride, name="c"), 2)
     x = np.random.default_rng(0).normal(size=(1, 9, 7, 2)).astype(np.float32)

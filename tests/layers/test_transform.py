@@ -28,55 +28,55 @@ class TestFourStages:
     assert y.shape == (2, height // 16, width // 16, 6)
     assert synthesis(y).shape == (2, height, width, 3)
 
-  def test_analysis_of_a_picture_reads_30_pixels_beyond_a_latents_own(self, pair):
-    """A change 30 rows above a latent's first row tells on it; one 31 rows above does not."""
+  def test_analysis_of_an_image_reads_30_pixels_beyond_a_latents_own(self, pair):
+    """A change 30 rows above a latent's first row changes it; one 31 rows above does not."""
     analysis, _ = pair
     plain = np.zeros((1, 128, 16, 3), np.float32)
     row_of_latents = 4
-    for distance, tells in ((30, True), (31, False)):
+    for distance, changes in ((30, True), (31, False)):
       changed = plain.copy()
       changed[:, 16 * row_of_latents - distance] = 1e3
       difference = np.abs(analysis(changed) - analysis(plain))[0, row_of_latents].max()
-      assert (difference > 0) == tells
+      assert (difference > 0) == changes
 
 
 @pytest.fixture(scope="module", params=["attention", "anchor"])
 def residual_pair(request):
-  """Transforms of residual blocks, in float64, with weights that leave no way without a share."""
+  """Transforms of residual blocks, in float64, with weights such that each branch contributes."""
   tf.keras.utils.set_random_seed(4)
   attention = request.param == "attention"
   codec = codecs.create("cheng2020", "float64", num_filters=4, attention=attention)
   rng = np.random.default_rng(5)
-  for transform in (codec.branches[0].analysis, codec.branches[0].synthesis):
+  for transform in (codec.branches[0].g_a, codec.branches[0].g_s):
     for weight in transform.trainable_weights:
       if "bias" in weight.name:
         # Rectifiers stay open.
         weight.assign(rng.uniform(1, 2, weight.shape))
-  return codec.branches[0].analysis, codec.branches[0].synthesis
+  return codec.branches[0].g_a, codec.branches[0].g_s
 
 
-def _rows_seen(transform, shape, rows):
-  """Returns the first and last input row that tells on some rows of the output."""
+def _receptive_rows(transform, shape, rows):
+  """Returns the first and last input row that some rows of the output depend on."""
   x = tf.constant(np.random.default_rng(2).uniform(size=shape))
   with tf.GradientTape() as tape:
     tape.watch(x)
     total = tf.reduce_sum(transform(x)[:, rows] ** 2)
-  seen = np.flatnonzero(np.abs(tape.gradient(total, x)[0]).sum(axis=(1, 2)))
-  return seen.min(), seen.max()
+  found = np.flatnonzero(np.abs(tape.gradient(total, x)[0]).sum(axis=(1, 2)))
+  return found.min(), found.max()
 
 
 class TestResidualTransforms:
   def test_of_an_analysis_read_their_halo_and_no_more(self, residual_pair):
     analysis, _ = residual_pair
     row = 10
-    first, last = _rows_seen(analysis, (1, 16 * 21, 16, 3), slice(row, row + 1))
+    first, last = _receptive_rows(analysis, (1, 16 * 21, 16, 3), slice(row, row + 1))
     assert analysis.halo == 16 * row - first
     assert last - (16 * row + 15) <= analysis.halo
 
   def test_of_a_synthesis_read_their_halo_and_no_more(self, residual_pair):
     _, synthesis = residual_pair
     row = 14
-    first, last = _rows_seen(synthesis, (1, 2 * row + 1, 1, 4), slice(16 * row, 16 * row + 16))
+    first, last = _receptive_rows(synthesis, (1, 2 * row + 1, 1, 4), slice(16 * row, 16 * row + 16))
     assert synthesis.halo == max(row - first, last - row)
 
   # Bands of 32 rows: less than one, one, more, and several.

@@ -1,4 +1,4 @@
-"""Bands against whole pictures, and halos against receptive fields found by trying."""
+"""Bands against whole images, and halos against receptive fields found by trying."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from khuvcm_tf import layers
+from khuvcm_tf.layers import stack
 from khuvcm_tf.ops import banding
 
 # Kernels and strides, from input to output.
@@ -132,7 +133,7 @@ class TestTransformInBands:
     calls = count_calls(analysis)
     joined = analysis.in_bands(tf.constant(x))
     assert len(calls) == -(-height // 48)
-    whole = tf.keras.Sequential.call(analysis, tf.constant(x))
+    whole = stack.Stack.call(analysis, tf.constant(x))
     np.testing.assert_allclose(joined, whole, rtol=1e-10, atol=1e-12)
 
   @pytest.mark.parametrize("height", [1, 2, 3, 4, 10])
@@ -143,7 +144,7 @@ class TestTransformInBands:
     calls = count_calls(synthesis)
     joined = synthesis.in_bands(tf.constant(y))
     assert len(calls) == -(-height // 3)
-    whole = tf.keras.Sequential.call(synthesis, tf.constant(y))
+    whole = stack.Stack.call(synthesis, tf.constant(y))
     np.testing.assert_allclose(joined, whole, rtol=1e-10, atol=1e-12)
 
   def test_works_in_graphs_of_unknown_size(self, transforms, monkeypatch):

@@ -212,10 +212,10 @@ class TestTo420:
     ycbcr = _floats(2, *size, 3)
     y, uv = color.to_420(ycbcr, siting)
     np.testing.assert_array_equal(y[..., 0], ycbcr[..., 0])
-    for picture in range(2):
+    for image in range(2):
       for channel in range(2):
-        expected = _halved(ycbcr[picture, ..., 1 + channel], siting)
-        np.testing.assert_allclose(uv[picture, ..., channel], expected, atol=1e-12)
+        expected = _halved(ycbcr[image, ..., 1 + channel], siting)
+        np.testing.assert_allclose(uv[image, ..., channel], expected, atol=1e-12)
 
   def test_of_the_centre_is_the_area_mean_of_opencv(self):
     ycbcr = _floats(1, 12, 20, 3)
@@ -358,7 +358,7 @@ class TestCeiling:
       psnr = float(color.ceiling(photo, lambda rgb: _there_and_back(rgb, siting)))
       assert low < psnr < high
 
-  def test_refuses_floats_and_single_pictures(self):
-    for pictures in (_PIXELS, _PIXELS[np.newaxis].astype(np.float32)):
+  def test_refuses_floats_and_single_images(self):
+    for images in (_PIXELS, _PIXELS[np.newaxis].astype(np.float32)):
       with pytest.raises(ValueError, match=r"expected uint8 \[B, H, W, 3\]"):
-        color.ceiling(pictures, lambda rgb: rgb)
+        color.ceiling(images, lambda rgb: rgb)

@@ -21,7 +21,7 @@ import tensorflow as tf
 if __name__ == "__main__":
   sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from khuvcm_tf import codecs
+from khuvcm_tf.codecs import codec as codec_lib
 from khuvcm_tf.conversion import compressai
 from khuvcm_tf.entropy import gaussian
 from tests.parity import weights_by_name
@@ -54,7 +54,7 @@ _ALLOWED_OF_FACTORIZED = {**_ALLOWED, "bits_y": 2e-3}
 
 
 class Stage(NamedTuple):
-  """A stage's largest difference, what is allowed, and what is told beside."""
+  """A stage's largest difference, what is allowed, and a remark."""
 
   name: str
   difference: float
@@ -63,16 +63,16 @@ class Stage(NamedTuple):
 
 
 def references(codec: str) -> dict[str, dict[str, np.ndarray]]:
-  """Returns the reference's outputs in our layout, by picture."""
+  """Returns the reference's outputs in our layout, by image."""
   with np.load(_HERE / "reference.npz") as arrays:
-    found = {"64x64": _of_picture(arrays, f"{codec}/")}
+    found = {"64x64": _of_image(arrays, f"{codec}/")}
   if root := os.environ.get("KHUVCM_REFERENCE"):
     with np.load(pathlib.Path(root) / "compressai_reference" / f"{codec}.npz") as arrays:
-      found["192x128"] = _of_picture(arrays, "crop_")
+      found["192x128"] = _of_image(arrays, "crop_")
   return found
 
 
-def _of_picture(arrays, prefix: str) -> dict[str, np.ndarray]:
+def _of_image(arrays, prefix: str) -> dict[str, np.ndarray]:
   found = {}
   for name in arrays.files:
     if name.startswith(prefix):
@@ -81,30 +81,29 @@ def _of_picture(arrays, prefix: str) -> dict[str, np.ndarray]:
   return found
 
 
-def converted(codec: str) -> codecs.Codec:
+def converted(codec: str) -> codec_lib.Codec:
   """Returns our codec with weights made from names."""
   return compressai.convert(weights_by_name.all_weights(codec), codec).codec
 
 
-def compare(codec: codecs.Codec, reference: dict[str, np.ndarray]) -> list[Stage]:
-  """Compares all stages of a codec with the reference's for one picture."""
+def compare(codec: codec_lib.Codec, reference: dict[str, np.ndarray]) -> list[Stage]:
+  """Compares all stages of a codec with the reference's for one image."""
   (branch,) = codec.branches
-  coder = branch.latent_coder
+  entropy_model = branch.entropy_model
   allowed = _ALLOWED if "z" in reference else _ALLOWED_OF_FACTORIZED
   found: dict[str, tf.Tensor] = {}
   notes = {}
   x = reference["x"].astype(np.float32) / 255
-  found["y"] = branch.analysis(x[np.newaxis])
+  found["y"] = branch.g_a(x[np.newaxis])
   if "z" in reference:
-    found.update(_side_information(coder, reference))
-  told = _parameters(coder, reference)
-  found.update(told)
-  found["y_hat"] = _rounded(coder, reference)
-  found["lik_y"], found["bits_y"] = _likelihood(_bits_of_y(coder, reference))
+    found.update(_side_information(entropy_model, reference))
+  found.update(_parameters(entropy_model, reference))
+  found["y_hat"] = _rounded(entropy_model, reference)
+  found["lik_y"], found["bits_y"] = _likelihood(_bits_of_y(entropy_model, reference))
   if "ctx_params" in reference:
     ours = gaussian.bits(reference["y_hat"] - reference["means"], _index(reference))
     notes["bits_y"] = f"{_likelihood(ours)[1]:.0f} for round(y), {reference['bits_y']:.0f} there"
-  found["x_hat"] = branch.synthesis(reference["y_hat"])
+  found["x_hat"] = branch.g_s(reference["y_hat"])
   stages = []
   for name, value in found.items():
     expected = reference[name]
@@ -113,39 +112,39 @@ def compare(codec: codecs.Codec, reference: dict[str, np.ndarray]) -> list[Stage
     else:
       apart = np.abs(np.asarray(value) - expected)
       if name.endswith("_hat") and name != "x_hat":
-        apart[_near_a_tie(coder, reference, name)] = 0.0
+        apart[_near_a_tie(entropy_model, reference, name)] = 0.0
         notes[name] = f"{int((apart > 0.5).sum())} of {apart.size} rounded otherwise"
       difference = float(apart.max())
     stages.append(Stage(name, difference, allowed[name], notes.get(name, "")))
   return stages
 
 
-def _side_information(coder, reference):
-  bits = coder.prior.bits(reference["z_hat"])
+def _side_information(entropy_model, reference):
+  bits = entropy_model.prior.bits(reference["z_hat"])
   likelihood, total = _likelihood(bits)
-  medians = coder.prior.medians()
+  medians = entropy_model.prior.medians()
   return {
-    "z": coder.side_information(reference["y"]),
-    "z_hat": coder.quantized(reference["z"], medians, training=False)[0],
+    "z": entropy_model.side_information(reference["y"]),
+    "z_hat": entropy_model.quantized(reference["z"], medians, training=False)[0],
     "lik_z": likelihood,
     "bits_z": total,
   }
 
 
-def _parameters(coder, reference):
-  """Returns what tells the Gaussians: sigma as told, and means."""
+def _parameters(entropy_model, reference):
+  """Returns the predicted parameters of Gaussians: sigma as predicted, and means."""
   if "z" not in reference:
     return {}
-  told, found = coder.h_s(reference["z_hat"]), {}
+  params, found = entropy_model.h_s(reference["z_hat"]), {}
   if "ctx_params" in reference:
-    found["hyper_params"] = told
-    found["ctx_params"] = coder.context(reference["y_hat"])
+    found["hyper_params"] = params
+    found["ctx_params"] = entropy_model.context(reference["y_hat"])
     both = np.concatenate([reference["ctx_params"], reference["hyper_params"]], axis=-1)
-    told = coder.parameter_layers(both)
+    params = entropy_model.entropy_parameters(both)
   if "means" not in reference:
     # The bound of sigma lies above that of the reference's last ReLU.
-    return {**found, "scales": tf.nn.relu(told)}
-  means, scales = tf.split(told, 2, axis=-1)
+    return {**found, "scales": tf.nn.relu(params)}
+  means, scales = tf.split(params, 2, axis=-1)
   return {**found, "scales": scales, "means": means}
 
 
@@ -153,26 +152,28 @@ def _index(reference) -> tf.Tensor:
   return gaussian.index_of(reference["scales"], log_scales=False)
 
 
-def _offset(coder, reference):
-  """What y is rounded around: medians, means, or nothing where context is told by round(y)."""
+def _offset(entropy_model, reference):
+  """What y is rounded around: medians, means, or 0 where y_hat is round(y)."""
   if "z" not in reference:
-    return coder.prior.medians()
+    return entropy_model.prior.medians()
   return reference["means"] if "means" in reference and "ctx_params" not in reference else 0.0
 
 
-def _rounded(coder, reference):
-  return coder.quantized(reference["y"], _offset(coder, reference), training=False)[0]
+def _rounded(entropy_model, reference):
+  return entropy_model.quantized(reference["y"], _offset(entropy_model, reference), training=False)[
+    0
+  ]
 
 
-def _near_a_tie(coder, reference, name: str) -> np.ndarray:
-  offset = coder.prior.medians() if name == "z_hat" else _offset(coder, reference)
+def _near_a_tie(entropy_model, reference, name: str) -> np.ndarray:
+  offset = entropy_model.prior.medians() if name == "z_hat" else _offset(entropy_model, reference)
   distance = np.asarray(reference[name[0]] - offset)
   return np.abs(np.abs(distance - np.rint(distance)) - 0.5) < _TIE
 
 
-def _bits_of_y(coder, reference) -> tf.Tensor:
+def _bits_of_y(entropy_model, reference) -> tf.Tensor:
   if "z" not in reference:
-    return coder.prior.bits(reference["y_hat"])
+    return entropy_model.prior.bits(reference["y_hat"])
   # In the likelihood the reference rounds around means, those of context codecs too.
   return gaussian.bits(np.rint(reference["y"] - reference.get("means", 0.0)), _index(reference))
 
@@ -184,12 +185,12 @@ def _likelihood(bits: tf.Tensor) -> tuple[np.ndarray, float]:
 
 
 def main():
-  """Prints the table: a row for each codec and stage, the worst of all pictures."""
+  """Prints the table: a row for each codec and stage, the worst of all images."""
   print("| codec | stage | largest difference | allowed | |\n| --- | --- | --- | --- | --- |")
   for name in compressai.CODECS:
     codec = converted(name)
-    pictures = [compare(codec, each) for each in references(name).values()]
-    for stages in zip(*pictures):
+    images = [compare(codec, each) for each in references(name).values()]
+    for stages in zip(*images):
       worst = max(stages, key=lambda stage: stage.difference)
       shown = "; ".join(stage.note for stage in stages if stage.note)
       print(f"| {name} | {worst.name} | {worst.difference:.1e} | {worst.allowed:g} | {shown} |")

@@ -14,17 +14,17 @@ def codec(request):
   return request.param, stages.converted(request.param)
 
 
-@pytest.mark.parametrize("picture", ["64x64", "192x128"])
-def test_every_stage_equals_the_reference(codec, picture):
+@pytest.mark.parametrize("image", ["64x64", "192x128"])
+def test_every_stage_equals_the_reference(codec, image):
   name, ours = codec
   references = stages.references(name)
-  if picture not in references:
+  if image not in references:
     pytest.skip("KHUVCM_REFERENCE is not set")
-  compared = stages.compare(ours, references[picture])
-  # All that the reference holds is looked at.
-  told_otherwise = {"x", "codec_y_hat", "codec_bits_y"}
-  stored = {key for key in references[picture] if key in stages._ALLOWED}
-  assert {stage.name for stage in compared} == stored - told_otherwise
+  compared = stages.compare(ours, references[image])
+  # All that the reference holds is compared.
+  not_stages = {"x", "codec_y_hat", "codec_bits_y"}
+  stored = {key for key in references[image] if key in stages._ALLOWED}
+  assert {stage.name for stage in compared} == stored - not_stages
   for stage in compared:
     assert stage.difference <= stage.allowed, stage
 

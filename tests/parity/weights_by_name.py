@@ -118,7 +118,7 @@ def _conv_weight(codec, name, layer, shape):
     return w * (gain(codec, layer) / np.sqrt(fan_in))
   fan_in = shape[1] * shape[2] * shape[3]
   if layer.startswith("g_a") and shape[2] > 1:
-    # mostly differences of neighbours, so that the picture's mean does not
+    # mostly differences of neighbours, so that the image's mean does not
     # drown its structure
     w = 0.3 * w + 0.6 * (w - np.roll(w, 1, axis=3))
   role = _role(codec, layer)

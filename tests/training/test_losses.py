@@ -1,4 +1,4 @@
-"""Distortions against closed forms and against the measures of `evaluation`."""
+"""Distortions against closed forms and against the metrics of `evaluation`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_mse_of_a_constant_difference_is_its_square():
 
 
 @pytest.mark.parametrize("size", [(176, 176), (181, 203)])
-def test_ms_ssim_is_that_of_the_measures(size):
+def test_ms_ssim_is_that_of_the_evaluation(size):
   x = _smooth(*size)
   pairs = [(x, x + _RNG.normal(0, sigma, x.shape)) for sigma in (1, 10, 40)]
   pairs.append((x, np.full_like(x, 100.0)))
@@ -33,12 +33,12 @@ def test_ms_ssim_is_that_of_the_measures(size):
   np.testing.assert_allclose(losses.ms_ssim(originals, decoded), expected, atol=1e-5)
 
 
-def test_ms_ssim_of_equal_pictures_is_no_loss():
+def test_ms_ssim_of_equal_images_is_no_loss():
   x = tf.constant(_smooth(176, 176)[None], tf.float32)
   np.testing.assert_allclose(losses.ms_ssim(x, x), [0.0], atol=1e-6)
 
 
-def test_the_gradient_of_ms_ssim_is_finite_where_pictures_are_each_others_negatives():
+def test_the_gradient_of_ms_ssim_is_finite_where_images_are_each_others_negatives():
   x = tf.constant(_RNG.integers(0, 256, (1, 176, 176, 3)), tf.float32)
   for y in (255.0 - x, tf.zeros_like(x), x):
     with tf.GradientTape() as tape:

@@ -1,4 +1,4 @@
-"""The 24 Kodak pictures as the TFDS data set `kodak`: the usual test set of image codecs.
+"""The 24 Kodak images as the TFDS data set `kodak`: the usual test set of image codecs.
 
 Reference:
   Eastman Kodak Company, Kodak Lossless True Color Image Suite (PhotoCD PCD0992),
@@ -64,7 +64,7 @@ class Kodak(tfds.core.GeneratorBasedBuilder):
   """Split `test`; features `image` (uint8 [H, W, 3]) and `name` ("kodim01")."""
 
   VERSION = tfds.core.Version("1.0.0")
-  RELEASE_NOTES = {"1.0.0": "The 24 pictures."}
+  RELEASE_NOTES = {"1.0.0": "The 24 images."}
 
   # In place of TFDS's checksums.tsv, which an installed package might lack: its files would then be
   # taken unchecked.
@@ -97,7 +97,7 @@ class Kodak(tfds.core.GeneratorBasedBuilder):
     ) as error:
       reason = str(error).strip().splitlines()[0]
       raise DataError(
-        f"the Kodak pictures were not downloaded ({reason}): put kodim01.png to kodim24.png, "
+        f"the Kodak images were not downloaded ({reason}): put kodim01.png to kodim24.png, "
         f"unchanged, from {_HOMEPAGE} into {dl_manager.download_dir / 'manual'}"
       ) from error
     return {"test": self._generate_examples(paths)}

@@ -18,7 +18,7 @@ _ARCHIVES = "http://data.csail.mit.edu/tofu/dataset/"
 _DESCRIPTION = """\
 Sequences of consecutive frames from videos of vimeo.com, PNG, 448x256 pixels. An example is one
 sequence: `frames` are all of its frames in order; `image` is the middle one, for codecs of still
-pictures, to which the others are almost the same picture again.
+images, to which the others are almost the same image again.
 """
 _CITATION = """\
 @article{xue2019video,
@@ -72,14 +72,14 @@ class Vimeo90k(tfds.core.GeneratorBasedBuilder):
   )
 
   def _info(self) -> tfds.core.DatasetInfo:
-    picture = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
+    image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
     return tfds.core.DatasetInfo(
       builder=self,
       description=_DESCRIPTION,
       features=tfds.features.FeaturesDict(
         {
-          "image": picture,
-          "frames": tfds.features.Sequence(picture, length=self.builder_config.frames),
+          "image": image,
+          "frames": tfds.features.Sequence(image, length=self.builder_config.frames),
           "name": tfds.features.Text(),
         }
       ),

@@ -1,18 +1,18 @@
 """Classic codecs to compare with: what their encoders write, byte for byte, and what comes back.
 
   anchor = anchors.create("avif-444")
-  data = anchor.encode(rgb, anchor.default_settings[0])
+  data = anchor.encode(rgb, anchor.default_rate_points[0])
   decoded = anchor.decode(data, *rgb.shape[:2])
 
   anchored = anchors.at_bytes(anchors.jpeg, image, len(kvc))
 
 Pillow alone writes JPEG, JPEG 2000, WebP and AVIF. The others need packages of their own, which are
-asked for only where such an anchor is used: `missing()` says which.
+needed only where such an anchor is used: `missing()` names them.
 """
 
 from __future__ import annotations
 
-from khuvcm_tf.evaluation.anchors.anchor import Anchor, AnchorError
+from khuvcm_tf.evaluation.anchors.anchor import Anchor, AnchorError, RatePoint
 from khuvcm_tf.evaluation.anchors.equal_bytes import (
   HIGHEST_QUALITY,
   LOWEST_QUALITY,
@@ -20,7 +20,7 @@ from khuvcm_tf.evaluation.anchors.equal_bytes import (
   at_bytes,
   psnr_at_bytes,
 )
-from khuvcm_tf.evaluation.anchors.picture_files import Avif, Heic, Jpeg, Jpeg2000, JpegXl, Webp
+from khuvcm_tf.evaluation.anchors.file_formats import Avif, Heic, Jpeg, Jpeg2000, JpegXl, Webp
 from khuvcm_tf.evaluation.anchors.raw_streams import Hevc, Vvc
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
   "Anchor",
   "AnchorError",
   "Anchored",
+  "RatePoint",
   "at_bytes",
   "create",
   "jpeg",
@@ -37,7 +38,7 @@ __all__ = [
   "webp",
 ]
 
-# Default settings: six rates from about 0.1 to 1.6 bpp on Kodak, the lowest first.
+# Default rate points: six rates from about 0.1 to 1.6 bpp on Kodak, the lowest first.
 _ANCHORS: dict[str, Anchor] = {
   anchor.name: anchor
   for anchor in (
@@ -77,6 +78,6 @@ def create(name: str) -> Anchor:
   return _ANCHORS[name]
 
 
-# The two that every installation has and that code grey pictures as well.
+# The two that every installation has and that code grey images as well.
 jpeg = create("jpeg")
 webp = create("webp")

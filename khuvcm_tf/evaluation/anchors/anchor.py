@@ -11,38 +11,38 @@ import numpy as np
 
 from khuvcm_tf import errors
 
-Setting = Union[int, float]
+RatePoint = Union[int, float]
 
 
 class AnchorError(errors.Error):
-  """An anchor that is unknown, not installed, or that cannot code a picture."""
+  """An anchor that is unknown, not installed, or that cannot code an image."""
 
 
 class Anchor(abc.ABC):
-  """A classic codec. It holds no state: one object serves all pictures and settings.
+  """A classic codec. It holds no state: one object serves all images and rate points.
 
   Attributes:
     name: as `anchors.create` takes it.
-    default_settings: of the codec's own scale, the lowest rate first.
+    default_rate_points: of the codec's own scale, the lowest rate first.
     conversion: how RGB becomes what is coded, and who converts.
     suffix: of its files, without a dot.
-    scale: what a setting is, in words.
-    unit: what stands before a setting's number in `label`.
-    limits: the smallest and the largest setting.
-    whole: whether settings are integers.
+    scale: name of the codec's scale of rate points.
+    unit: prefix of a rate point's number in `label`.
+    limits: the smallest and the largest rate point.
+    whole: whether rate points are integers.
     longest: pixels of the longest side that the format holds; None where it is out of reach.
   """
 
   suffix: str
   scale: str = "quality"
   unit: str = "q"
-  limits: tuple[Setting, Setting] = (1, 100)
+  limits: tuple[RatePoint, RatePoint] = (1, 100)
   whole: bool = True
   longest: int | None = None
   codes_grey: bool = False  # whether `_encode` takes [H, W, 1]
 
-  def __init__(self, name: str, conversion: str, default_settings: tuple[Setting, ...]):
-    self.name, self.conversion, self.default_settings = name, conversion, default_settings
+  def __init__(self, name: str, conversion: str, default_rate_points: tuple[RatePoint, ...]):
+    self.name, self.conversion, self.default_rate_points = name, conversion, default_rate_points
 
   @abc.abstractmethod
   def missing(self) -> str | None:
@@ -57,11 +57,11 @@ class Anchor(abc.ABC):
     """
 
   @abc.abstractmethod
-  def options(self, setting: Setting) -> str:
-    """Returns what the encoder is told for a setting."""
+  def options(self, rate_point: RatePoint) -> str:
+    """Returns the encoder's options at a rate point, as text."""
 
   @abc.abstractmethod
-  def ceiling(self, rgb: np.ndarray) -> float:
+  def conversion_psnr(self, rgb: np.ndarray) -> float:
     """Returns the PSNR_RGB that the conversion alone leaves, without coding.
 
     Args:
@@ -74,29 +74,29 @@ class Anchor(abc.ABC):
       AnchorError: a library is asked for its conversion and is missing.
     """
 
-  def label(self, setting: Setting) -> str:
-    """Returns a setting's short name.
+  def label(self, rate_point: RatePoint) -> str:
+    """Returns a rate point's short name.
 
     Example:
       >>> from khuvcm_tf.evaluation import anchors
       >>> anchors.create("jpeg").label(50), anchors.create("jpeg2000").label(0.35)
       ('q50', 'bpp0.35')
     """
-    return f"{self.unit}{setting:g}"
+    return f"{self.unit}{rate_point:g}"
 
-  def encode(self, image: np.ndarray, setting: Setting) -> bytes:
-    """Codes a picture.
+  def encode(self, image: np.ndarray, rate_point: RatePoint) -> bytes:
+    """Codes an image.
 
     Args:
       image: uint8 [H, W, 3], or [H, W, 1], which formats other than JPEG code as equal R, G and B.
-      setting: within `limits`.
+      rate_point: within `limits`.
 
     Returns:
       The whole file or stream, headers included.
 
     Raises:
-      AnchorError: the anchor is not installed, the setting is off its scale, a side is too long for
-        the format, or the encoder refuses the picture.
+      AnchorError: the anchor is not installed, the rate point is off its scale, a side is too long
+        for the format, or the encoder refuses the image.
       ValueError: `image` is of another dtype or shape.
     """
     self._check_installed()
@@ -108,19 +108,19 @@ class Anchor(abc.ABC):
     if self.longest and max(image.shape) > self.longest:
       raise AnchorError(
         f"{self.name} holds sides up to {self.longest}; found {image.shape[1]}x{image.shape[0]}; "
-        "leave this anchor out or cut the picture into parts"
+        "leave this anchor out or cut the image into parts"
       )
-    setting = self._checked(setting)
+    rate_point = self._checked(rate_point)
     if image.shape[2] == 1 and not self.codes_grey:
       image = np.repeat(image, 3, axis=2)
-    return self._encode(np.ascontiguousarray(image), setting)
+    return self._encode(np.ascontiguousarray(image), rate_point)
 
   def decode(self, data: bytes, height: int, width: int) -> np.ndarray:
     """Decodes what `encode` returned.
 
     Args:
       data: the whole file or stream.
-      height, width: of the picture; raw streams were padded and do not say it.
+      height, width: of the image; raw streams are padded and do not contain it.
 
     Returns:
       uint8 [H, W, 3], RGB.
@@ -132,13 +132,13 @@ class Anchor(abc.ABC):
     decoded = self._decode(data, height, width)
     if decoded.shape != (height, width, 3):
       raise AnchorError(
-        f"{self.name}: decoded a picture of {decoded.shape[1]}x{decoded.shape[0]}; expected "
-        f"{width}x{height}; give the size of the picture that was coded"
+        f"{self.name}: decoded an image of {decoded.shape[1]}x{decoded.shape[0]}; expected "
+        f"{width}x{height}; give the size of the image that was coded"
       )
     return decoded
 
   @abc.abstractmethod
-  def _encode(self, image: np.ndarray, setting: Setting) -> bytes: ...
+  def _encode(self, image: np.ndarray, rate_point: RatePoint) -> bytes: ...
 
   @abc.abstractmethod
   def _decode(self, data: bytes, height: int, width: int) -> np.ndarray: ...
@@ -148,15 +148,15 @@ class Anchor(abc.ABC):
     if missing:
       raise AnchorError(missing)
 
-  def _checked(self, setting: Setting) -> Setting:
+  def _checked(self, rate_point: RatePoint) -> RatePoint:
     low, high = self.limits
     # Also false for nan.
-    if not low <= setting <= high or (self.whole and setting != int(setting)):
+    if not low <= rate_point <= high or (self.whole and rate_point != int(rate_point)):
       kind = "a whole number" if self.whole else "a number"
       raise AnchorError(
-        f"{self.name}: {self.scale} {setting!r}; expected {kind} from {low:g} to {high:g}"
+        f"{self.name}: {self.scale} {rate_point!r}; expected {kind} from {low:g} to {high:g}"
       )
-    return int(setting) if self.whole else float(setting)
+    return int(rate_point) if self.whole else float(rate_point)
 
 
 def optional_module(name: str) -> types.ModuleType | None:

@@ -16,7 +16,7 @@ HIGHEST_QUALITY = 100
 
 
 class Anchored(NamedTuple):
-  """A picture as a classic codec codes it."""
+  """An image as a classic codec codes it."""
 
   data: bytes  # the whole file
   decoded: np.ndarray  # uint8, the source's shape
@@ -24,7 +24,7 @@ class Anchored(NamedTuple):
 
 
 def at_bytes(anchor: Anchor, image: np.ndarray, num_bytes: int) -> Anchored:
-  """Codes a picture into at most `num_bytes`, as well as the encoder's integer qualities allow.
+  """Codes an image into at most `num_bytes`, as well as the encoder's integer qualities allow.
 
   Found by bisection: the file fits and that of the next quality does not. (Where sizes do not grow
   with quality at every step, a higher quality may fit again; such steps differ by a few bytes.)
@@ -35,11 +35,11 @@ def at_bytes(anchor: Anchor, image: np.ndarray, num_bytes: int) -> Anchored:
     num_bytes: the limit, for the whole file.
 
   Returns:
-    The coded picture. Where even the lowest quality is larger, that one: compare `len(data)` with
+    The coded image. Where even the lowest quality is larger, that one: compare `len(data)` with
     the limit before drawing conclusions.
 
   Raises:
-    AnchorError: the anchor has no qualities or cannot code the picture.
+    AnchorError: the anchor has no qualities or cannot code the image.
   """
   below, above = _bracket(anchor, image, num_bytes)
   quality, data = below or above
@@ -62,7 +62,7 @@ def psnr_at_bytes(anchor: Anchor, image: np.ndarray, num_bytes: int) -> float:
     dB; `nan` where `num_bytes` is below the lowest or above the highest quality's size.
 
   Raises:
-    AnchorError: the anchor has no qualities or cannot code the picture.
+    AnchorError: the anchor has no qualities or cannot code the image.
   """
   below, above = _bracket(anchor, image, num_bytes)
   if below is None:

@@ -1,12 +1,12 @@
-"""Anchors that are raw streams of one picture, by the encoders inside ffmpeg.
+"""Anchors that are raw streams of one image, by the encoders inside ffmpeg.
 
 Colour is converted here: BT.601 full range in floats, rounded to 10 bits (peak 1023, chroma about
 512); 4:2:0 takes 2x2 means before rounding and interpolates bilinearly on the way back. In 4:4:4
-that is lossless, for each of the 2^24 colours. Pictures are padded by repeating their last row and
+that is lossless, for each of the 2^24 colours. Images are padded by repeating their last row and
 column: to even sides for 4:2:0, which has no others, and to `_SMALLEST`.
 
 ffmpeg comes with the package imageio-ffmpeg; the variable IMAGEIO_FFMPEG_EXE names another one.
-Pictures go through pipes; nothing is left on disk. Of a damaged HEVC stream, ffmpeg shows what it
+Images go through pipes; nothing is left on disk. Of a damaged HEVC stream, ffmpeg shows what it
 can; raw streams have no checksum.
 """
 
@@ -21,29 +21,29 @@ import numpy as np
 import tensorflow as tf
 
 from khuvcm_tf.evaluation import metrics
-from khuvcm_tf.evaluation.anchors.anchor import Anchor, AnchorError, Setting, optional_module
+from khuvcm_tf.evaluation.anchors.anchor import Anchor, AnchorError, RatePoint, optional_module
 from khuvcm_tf.ops import color
 
-TIME_LIMIT = 600  # seconds that ffmpeg may take for a picture
+TIME_LIMIT = 600  # seconds that ffmpeg may take for an image
 _BITS = 10
 _SMALLEST = 64  # x265 takes no side below its largest block
 _ZERO = (0.0, color.CHROMA_ZERO, color.CHROMA_ZERO)
 
 
 class _RawStream(Anchor):
-  """One intra picture, coded at a constant QP."""
+  """One intra image, coded at a constant QP."""
 
   encoder: str  # ffmpeg's name of it
   library: str
-  version_pattern: str  # in what it says about itself
+  version_pattern: str  # in what ffmpeg prints
   scale, unit, limits = "QP", "qp", (0, 51)
 
-  def __init__(self, name: str, subsampling: str, default_settings: tuple[int, ...]):
+  def __init__(self, name: str, subsampling: str, default_rate_points: tuple[int, ...]):
     chroma = ", chroma by 2x2 means and bilinearly back" * (subsampling == "4:2:0")
     conversion = (
       f"YCbCr {subsampling}, BT.601 full range, {_BITS} bits rounded, by this program{chroma}"
     )
-    super().__init__(name, conversion, default_settings)
+    super().__init__(name, conversion, default_rate_points)
     self._subsampling = subsampling
     self._pixels = f"yuv{subsampling.replace(':', '')}p{_BITS}le"
 
@@ -70,31 +70,31 @@ class _RawStream(Anchor):
     by = f"ffmpeg {found[1] if found else '(unknown)'}"
     imageio = f"imageio-ffmpeg {importlib.metadata.version('imageio-ffmpeg')}"
     grey = np.full((_SMALLEST, _SMALLEST, 3), 128, np.uint8)
-    said = _run(self._encode_command(grey.shape, 51), self._samples(grey)).stderr.decode()
-    found = re.search(self.version_pattern, said)
+    printed = _run(self._encode_command(grey.shape, 51), self._samples(grey)).stderr.decode()
+    found = re.search(self.version_pattern, printed)
     return f"{self.library} {found[1] if found else '(unknown)'} by {by} ({imageio})"
 
-  def options(self, setting: Setting) -> str:
-    return " ".join(self._arguments(setting))
+  def options(self, rate_point: RatePoint) -> str:
+    return " ".join(self._arguments(rate_point))
 
-  def ceiling(self, rgb: np.ndarray) -> float:
+  def conversion_psnr(self, rgb: np.ndarray) -> float:
     padded = _pad(rgb)
     back = self._rgb(self._samples(padded), *padded.shape[:2])
     return metrics.psnr(rgb, back[: rgb.shape[0], : rgb.shape[1]])
 
-  def _arguments(self, setting: Setting) -> list[str]:
-    """What ffmpeg is told about the encoder."""
+  def _arguments(self, rate_point: RatePoint) -> list[str]:
+    """Arguments of ffmpeg that choose and steer the encoder."""
     raise NotImplementedError
 
-  def _encode_command(self, shape: tuple[int, ...], setting: Setting) -> list[str]:
+  def _encode_command(self, shape: tuple[int, ...], rate_point: RatePoint) -> list[str]:
     source = ["-f", "rawvideo", "-pix_fmt", self._pixels, "-s", f"{shape[1]}x{shape[0]}"]
-    coder = ["-frames:v", "1", *self._arguments(setting), "-f", self.suffix]
-    # One key picture: without -g 1, headers speak of pictures to come, 100 bytes in VVC.
+    coder = ["-frames:v", "1", *self._arguments(rate_point), "-f", self.suffix]
+    # One key image: without -g 1, headers describe images to come, 100 bytes in VVC.
     return [_ffmpeg(), "-hide_banner", *source, "-i", "pipe:0", *coder, "-g", "1", "pipe:1"]
 
-  def _encode(self, image: np.ndarray, setting: Setting) -> bytes:
+  def _encode(self, image: np.ndarray, rate_point: RatePoint) -> bytes:
     padded = _pad(image)
-    command = self._encode_command(padded.shape, setting)
+    command = self._encode_command(padded.shape, rate_point)
     return self._output(command, self._samples(padded), "encodes")
 
   def _decode(self, data: bytes, height: int, width: int) -> np.ndarray:
@@ -106,7 +106,7 @@ class _RawStream(Anchor):
     if len(samples) != expected:
       raise AnchorError(
         f"{self.name}: decoded {len(samples)} bytes of samples; expected {expected} for "
-        f"{width}x{height}; give the size of the picture that was coded"
+        f"{width}x{height}; give the size of the image that was coded"
       )
     return self._rgb(samples, padded_height, padded_width)[:height, :width]
 
@@ -116,7 +116,7 @@ class _RawStream(Anchor):
       lines = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"]
       raise AnchorError(
         f"{self.name}: the ffmpeg that {does} ended with {done.returncode} and "
-        f"{len(done.stdout)} bytes, expected 0 and some; it said: {lines[-1]}"
+        f"{len(done.stdout)} bytes, expected 0 and some; it printed: {lines[-1]}"
       )
     return done.stdout
 
@@ -148,15 +148,15 @@ class Hevc(_RawStream):
   """HEVC by x265, preset placebo, for PSNR alone, on one thread.
 
   `info=0` leaves out 2.3 kB of text about the settings, `ipratio=1` a shift of the QP of an I
-  picture by 3, `wpp=0` entry points for threads, 0.2 %.
+  image by 3, `wpp=0` entry points for threads, 0.2 %.
   """
 
   encoder, library, suffix = "libx265", "x265", "hevc"
   version_pattern = r"HEVC encoder version (\S+)"
 
-  def _arguments(self, setting: Setting) -> list[str]:
+  def _arguments(self, rate_point: RatePoint) -> list[str]:
     psnr = "aq-mode=0:psy-rd=0:psy-rdoq=0"
-    parameters = f"qp={setting}:ipratio=1:{psnr}:info=0:wpp=0:pools=none:frame-threads=1"
+    parameters = f"qp={rate_point}:ipratio=1:{psnr}:info=0:wpp=0:pools=none:frame-threads=1"
     coder = ["-c:v", self.encoder, "-preset", "placebo", "-tune", "psnr"]
     return [*coder, "-x265-params", parameters]
 
@@ -165,14 +165,14 @@ class Vvc(_RawStream):
   """VVC by vvenc, preset medium, for PSNR alone, on one thread; it codes no 4:4:4.
 
   `-qpa 0` leaves out a QP by how well errors are seen, `IntraQPOffset=0` a shift of the QP of an I
-  picture by -3.
+  image by -3.
   """
 
   encoder, library, suffix = "libvvenc", "vvenc", "vvc"
   version_pattern = r"libvvenc version: (\S+)"
 
-  def _arguments(self, setting: Setting) -> list[str]:
-    coder = ["-c:v", self.encoder, "-preset", "medium", "-qp", str(setting), "-qpa", "0"]
+  def _arguments(self, rate_point: RatePoint) -> list[str]:
+    coder = ["-c:v", self.encoder, "-preset", "medium", "-qp", str(rate_point), "-qpa", "0"]
     return [*coder, "-vvenc-params", "IntraQPOffset=0", "-threads", "1"]
 
 
@@ -197,7 +197,7 @@ def _run(command: list[str], data: bytes = b"") -> subprocess.CompletedProcess:
     return subprocess.run(command, input=data, capture_output=True, timeout=TIME_LIMIT)
   except subprocess.TimeoutExpired as error:
     raise AnchorError(
-      f"ffmpeg took more than {TIME_LIMIT} s, expected less; leave out such large pictures or this "
+      f"ffmpeg took more than {TIME_LIMIT} s, expected less; leave out such large images or this "
       f"anchor; it was run as: {' '.join(command)}"
     ) from error
   except OSError as error:

@@ -1,0 +1,381 @@
+"""Compresses images and raw frames on disk to .kvc files and back, one or a whole folder."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Iterable
+from typing import Callable, NamedTuple
+
+import tqdm
+
+from khuvcm_tf import (
+  atomic_files,
+  bitstream,
+  coding,
+  errors,
+  model_files,
+  model_folders,
+  saved_model,
+)
+from khuvcm_tf.batch_options import CompressOptions, DecompressOptions, is_raw
+from khuvcm_tf.data import frames as frames_lib
+from khuvcm_tf.data import image_files
+
+SUFFIX = ".kvc"
+
+
+class FilesError(errors.Error):
+  """Files that were not all coded."""
+
+
+class Job(NamedTuple):
+  """A file to read and the file to write.
+
+  Attributes:
+    source, target: paths.
+    makes_folder: whether the target's folder is created where it does not exist.
+    frame: number of the frame in a file of raw frames.
+  """
+
+  source: str
+  target: str
+  makes_folder: bool = False
+  frame: int = 0
+
+
+def run_compress(options: CompressOptions) -> str:
+  """Compresses what the options name; returns a line about the files written.
+
+  Raises:
+    errors.Error: as `compress` and `compress_frames`.
+  """
+  model = open_model(options.model, options.precision)
+  if is_raw(options.input):
+    jobs = compress_frames(
+      model,
+      options.input,
+      options.output,
+      options.frames or ":",
+      options.width,
+      options.height,
+      options.bit_depth,
+      options.overwrite,
+    )
+    read = f"{_count(jobs, 'frame')} of {options.input}"
+  else:
+    jobs = compress(model, options.input, options.output, options.alpha, options.overwrite)
+    read = f"{_count(jobs, 'image')}: {sum(os.path.getsize(job.source) for job in jobs)} bytes"
+  written = sum(os.path.getsize(job.target) for job in jobs)
+  return f"{read} -> {written} bytes in {jobs[0].target if len(jobs) == 1 else options.output}"
+
+
+def run_decompress(options: DecompressOptions) -> str:
+  """Decompresses what the options name; returns a line about the files written.
+
+  Raises:
+    errors.Error: as `decompress` and `decompress_frames`.
+  """
+  opened = functools.lru_cache(maxsize=None)(lambda name: open_model(name, options.precision))
+  arguments = {
+    "models": lambda data: opened(options.model or model_of(data)),
+    "pattern": options.input,
+    "output": options.output,
+    "overwrite": options.overwrite,
+    "max_pixels": options.max_pixels,
+    "allow_other_synthesis": options.allow_other_synthesis,
+    "luma_only": options.luma_only,
+  }
+  target = options.output
+  if is_raw(target):
+    y4m = {"rate": options.rate, "siting": options.siting, "full_range": options.full_range}
+    done = decompress_frames(**arguments, y4m=y4m)
+  else:
+    done = decompress(**arguments)
+    target = done[0].target if len(done) == 1 else target
+  return f"{_count(done, 'file')} decompressed to {target}"
+
+
+def _count(things: list, name: str) -> str:
+  return f"{len(things)} {name}{'s' * (len(things) > 1)}"
+
+
+def open_model(path_or_name: str, precision: str = "float32"):
+  """Loads a model's folder, a training workdir, a shipped name, or a SavedModel.
+
+  Returns:
+    `coding.Model` or `saved_model.ExportedModel`; both compress and decompress.
+  """
+  if saved_model.is_saved_model(path_or_name):
+    return saved_model.ExportedModel(path_or_name)
+  return model_files.load(path_or_name, precision)
+
+
+def compress(model, pattern: str, output: str, alpha: str = "refuse", overwrite: bool = False):
+  """Compresses an image to a file, or a folder's or glob's images to a folder.
+
+  Args:
+    model: of `open_model`.
+    pattern: an image, a folder (with its subfolders) or a glob.
+    output: a file's name for one image, a folder for several.
+    alpha: how transparent images are treated (`image_files.read_image`).
+    overwrite: whether files that exist are replaced.
+
+  Returns:
+    The jobs that were done.
+
+  Raises:
+    image_files.ImageError, coding.ModelError: the only image cannot be coded.
+    FilesError: an output exists, or some of several images were not coded.
+  """
+
+  def code(job):
+    atomic_files.write_bytes(job.target, model.compress(image_files.read_image(job.source, alpha)))
+
+  sources = image_files.find_images(pattern)
+  return _code_all(_jobs(sources, pattern, output, SUFFIX, overwrite), code)
+
+
+def compress_frames(
+  model,
+  path: str,
+  output: str,
+  numbers: str = ":",
+  width: int | None = None,
+  height: int | None = None,
+  bits: int | None = None,
+  overwrite: bool = False,
+):
+  """Compresses raw 4:2:0 frames to OUTPUT/NAME_00000.kvc and so on, by the frames' numbers.
+
+  Args:
+    model: of `open_model`, of a codec of 4:2:0.
+    path: a .yuv or .y4m file.
+    output: a folder; created where it does not exist.
+    numbers: which frames, as in "0:10".
+    width, height, bits: of the frames of a .yuv file (`frames.open_frames`).
+    overwrite: whether files that exist are replaced.
+
+  Returns:
+    The jobs that were done.
+
+  Raises:
+    frames.FrameError: the file does not hold raw frames.
+    coding.ModelError: the only frame cannot be coded.
+    FilesError: an output exists, or some of several frames were not coded.
+  """
+  path, output = os.path.expanduser(path), os.path.expanduser(output)
+  reader = frames_lib.open_frames(path, width, height, bits)
+  stem = os.path.splitext(os.path.basename(path))[0]
+  digits = max(5, len(str(reader.count - 1)))  # so that names are in the order of numbers
+  jobs = [
+    Job(path, os.path.join(output, f"{stem}_{number:0{digits}}{SUFFIX}"), True, number)
+    for number in frames_lib.parse_range(numbers, reader.count)
+  ]
+  if output.endswith(SUFFIX) or (os.path.exists(output) and not os.path.isdir(output)):
+    raise FilesError(f"{output} is a file's name, expected a folder for the frames of {path}")
+  _check_new((job.target for job in jobs), overwrite)
+  with _prefixed(path):
+    model.check_frames()
+
+  def code(job):
+    with _prefixed(f"frame {job.frame}"):
+      atomic_files.write_bytes(job.target, model.compress(reader[job.frame]))
+
+  return _code_all(jobs, code)
+
+
+def decompress_frames(
+  models: Callable[[bytes], object],
+  pattern: str,
+  output: str,
+  overwrite: bool = False,
+  y4m: dict | None = None,
+  **options,
+) -> list[str]:
+  """Decompresses .kvc files of raw frames to one .yuv or .y4m file, in the order of their names.
+
+  Args:
+    models, pattern, overwrite, **options: as in `decompress`.
+    output: a .yuv or .y4m file.
+    y4m: `rate`, `siting` and `full_range` of `frames.write_frames`, for the header of .y4m files.
+
+  Returns:
+    The files that were decompressed.
+
+  Raises:
+    FilesError: an output exists, or a file holds another image than a raw frame.
+    frames.FrameError: frames differ in size or depth.
+    bitstream.BitstreamError, coding.ModelError: a file cannot be decoded.
+  """
+  output = os.path.expanduser(output)
+  if options.get("luma_only"):
+    raise FilesError(
+      f"--luma_only gives a grey preview, found --output={output} for raw frames; give a folder or "
+      "a name such as preview.png"
+    )
+  sources = image_files.find_files(pattern, (SUFFIX,), ".kvc files")
+  _check_new([output], overwrite)
+
+  def decoded():
+    for source in _with_progress(sources):
+      with _prefixed(source):
+        frame = _decompress_one(models, source, options)
+      if not isinstance(frame, frames_lib.Frame):
+        raise FilesError(
+          f"{source} holds an RGB or grey image, expected a raw frame for {output}; give an "
+          "--output such as photo.png"
+        )
+      yield frame
+
+  frames_lib.write_frames(output, decoded(), **(y4m or {}))
+  return sources
+
+
+def decompress(
+  models: Callable[[bytes], object],
+  pattern: str,
+  output: str,
+  overwrite: bool = False,
+  **options,
+):
+  """Decompresses a .kvc file to an image, or a folder's or glob's to a folder of PNGs.
+
+  Args:
+    models: a function from a file's content to the model that decodes it.
+    pattern: a file, a folder (with its subfolders) or a glob.
+    output: an image's name for one file, a folder for several.
+    overwrite: whether files that exist are replaced.
+    **options: of `coding.Model.decompress`.
+
+  Returns:
+    The jobs that were done.
+
+  Raises:
+    bitstream.BitstreamError, coding.ModelError: the only file cannot be decoded.
+    FilesError: an output exists, or some of several files were not decoded.
+  """
+
+  def decode(job):
+    image = _decompress_one(models, job.source, options)
+    if isinstance(image, frames_lib.Frame):
+      raise FilesError(
+        f"{job.source} holds a raw 4:2:0 frame, expected an RGB or grey image for {job.target}; "
+        "give an --output that ends in .y4m or .yuv"
+      )
+    image_files.write_image(job.target, image)
+
+  sources = image_files.find_files(pattern, (SUFFIX,), ".kvc files")
+  return _code_all(_jobs(sources, pattern, output, ".png", overwrite), decode)
+
+
+def model_of(data: bytes) -> str:
+  """Returns the folder of the shipped model that wrote a file.
+
+  Raises:
+    coding.ModelError: no shipped model did.
+  """
+  header, _ = bitstream.parse(data, bitstream.MAX_SIDE**2)  # The decoder applies the user's limit.
+  name = model_folders.find_by_fingerprint(header.fingerprint)
+  if name is None:
+    raise coding.ModelError(
+      f"the file was made with model {header.fingerprint.hex()}, which is none of the shipped "
+      f"({', '.join(model_folders.names()) or 'none'}); name the model with --model"
+    )
+  # Not the name: a folder of that name in the current folder would be taken in its place.
+  return model_folders.shipped()[name]
+
+
+def _decompress_one(models, source: str, options: dict):
+  """Returns the image or frame in a file."""
+  with open(source, "rb") as file:
+    data = file.read()
+  return models(data).decompress(data, **options)
+
+
+def _jobs(sources, pattern: str, output: str, suffix: str, overwrite: bool) -> list[Job]:
+  """Pairs sources with targets; raises FilesError where targets are equal or exist."""
+  pattern, output = os.path.expanduser(pattern), os.path.expanduser(output)
+  into_folder = len(sources) > 1 or not os.path.isfile(pattern) or os.path.isdir(output)
+  if into_folder or output.endswith(os.sep):
+    if os.path.exists(output) and not os.path.isdir(output):
+      raise FilesError(f"{output} is a file, expected a folder for what {pattern} holds")
+    # Subfolders below a folder or below a glob's fixed part are kept.
+    root = (
+      pattern
+      if os.path.isdir(pattern)
+      else os.path.commonpath([os.path.dirname(os.path.abspath(source)) for source in sources])
+    )
+    jobs = [
+      Job(
+        source,
+        os.path.join(output, os.path.splitext(os.path.relpath(source, root))[0] + suffix),
+        makes_folder=True,
+      )
+      for source in sources
+    ]
+  else:
+    jobs = [Job(sources[0], output)]
+  taken = {}
+  for job in jobs:
+    other = taken.setdefault(job.target, job.source)
+    if other != job.source:
+      raise FilesError(f"{other} and {job.source} would both become {job.target}; rename one")
+  _check_new((job.target for job in jobs), overwrite)
+  return jobs
+
+
+def _check_new(targets: Iterable[str], overwrite: bool):
+  """Raises FilesError where an output exists and may not be replaced."""
+  for target in targets:
+    if os.path.exists(target) and not overwrite:
+      raise FilesError(f"{target} exists; give another --output, or --overwrite to replace it")
+
+
+def _code_all(jobs: list[Job], code: Callable[[Job], None]) -> list[Job]:
+  """Codes all files; the error of an only file is raised, one of several is printed and counted."""
+  failed = 0
+  for job in _with_progress(jobs):
+    try:
+      with _prefixed(job.source):
+        _code_one(job, code)
+    except errors.Error as error:
+      if len(jobs) == 1:
+        raise
+      tqdm.tqdm.write(f"failed: {error}", file=sys.stderr)
+      failed += 1
+  if failed:
+    raise FilesError(f"{failed} of {len(jobs)} files were not coded, for the reasons above")
+  return jobs
+
+
+def _code_one(job: Job, code: Callable[[Job], None]) -> None:
+  """Codes a file; raises an OSError as FilesError, so that the other files are coded."""
+  try:
+    if job.makes_folder and os.path.dirname(job.target):
+      os.makedirs(os.path.dirname(job.target), exist_ok=True)
+    code(job)
+  except OSError as error:
+    raise FilesError(
+      f"{error.filename or job.source}: {error.strerror}; expected to read {job.source} and to "
+      f"write {job.target}; check both places"
+    ) from error
+
+
+@contextlib.contextmanager
+def _prefixed(name: str):
+  """Puts the name of a file or a frame before the text of an error that does not have it."""
+  try:
+    yield
+  except errors.Error as error:
+    if name in str(error):
+      raise
+    raise type(error)(f"{name}: {error}") from error
+
+
+def _with_progress(files: list) -> Iterable:
+  """Shows a progress bar on a terminal where there are several files."""
+  is_quiet = len(files) == 1 or not sys.stderr.isatty()
+  return tqdm.tqdm(files, unit="file", disable=is_quiet)

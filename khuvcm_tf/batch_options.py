@@ -1,0 +1,137 @@
+"""Options of bin/compress.py and bin/decompress.py, which `khuvcm_tf.batch_coding` carries out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fractions
+import os
+
+from khuvcm_tf import bitstream
+from khuvcm_tf.options import OptionsError, option
+
+_RAW = (".yuv", ".y4m")
+_PRECISIONS = ("float32", "float64")
+
+
+def is_raw(path: str) -> bool:
+  """Returns whether a path names raw frames, by its suffix."""
+  return os.path.splitext(path)[1].lower() in _RAW
+
+
+@dataclasses.dataclass(frozen=True)
+class CompressOptions:
+  """What to compress, with which model, and where to write it.
+
+  Raises:
+    OptionsError: an option of raw frames is given for images, or the other way round.
+  """
+
+  model: str = option(
+    None,
+    "A shipped model's name, a training workdir, a model's folder or an exported model.",
+    required=True,
+  )
+  input: str = option(
+    None, "Image, folder or glob, or .yuv or .y4m file to compress.", required=True
+  )
+  output: str = option(None, "The .kvc file, or a folder.", required=True)
+  frames: str | None = option(
+    None, "Of a .yuv or .y4m file: a:b, from frame a (from 0) to before b; default: all."
+  )
+  width: int | None = option(None, "Of a .yuv file's frames, in pixels.", low=1)
+  height: int | None = option(None, "Of a .yuv file's frames, in pixels.", low=1)
+  bit_depth: int | None = option(
+    None, "Of a .yuv file: 8 (default), or 10 in words of 16 bits, low byte first."
+  )
+  alpha: str = option(
+    "refuse",
+    "Transparent images: 'refuse' them, or compose them over 'white', 'black' or '#rrggbb'.",
+  )
+  overwrite: bool = option(False, "Replace files that exist.")
+  precision: str = option(
+    "float32",
+    "Of the transforms. float64 takes twice the time and gives the same bytes on every machine; "
+    "files of either decode to the same symbols everywhere.",
+    choices=_PRECISIONS,
+  )
+
+  def __post_init__(self):
+    if is_raw(self.input):
+      _refuse_given(self, ("alpha",), self.input, "images")
+    else:
+      names = ("frames", "width", "height", "bit_depth")
+      _refuse_given(self, names, self.input, ".yuv and .y4m files")
+
+
+@dataclasses.dataclass(frozen=True)
+class DecompressOptions:
+  """What to decompress, with which model, and where to write it.
+
+  Raises:
+    OptionsError: an option of .y4m files is given for another output, or is not a frame rate.
+  """
+
+  input: str = option(None, ".kvc file, folder or glob to decompress.", required=True)
+  output: str = option(
+    None,
+    "The image (.png, .tif, .bmp, .ppm), the file of raw frames (.yuv, .y4m), or a folder.",
+    required=True,
+  )
+  model: str | None = option(
+    None,
+    "The model that wrote the files: a training workdir, a model's folder, an exported model or a "
+    "shipped model's name. By default the shipped model whose fingerprint is in the file.",
+  )
+  luma_only: bool = option(
+    False, "Decode a grey preview from luma alone, of files of cross_component."
+  )
+  frame_rate: str | None = option(
+    None, "For a .y4m header, as in 25 or 30000/1001; a .kvc file does not keep it."
+  )
+  siting: str | None = option(
+    None,
+    "Of chroma, for a .y4m header of 8 bits; by default the header does not say it.",
+    choices=("left", "centre"),
+  )
+  full_range: bool | None = option(
+    None,
+    "For a .y4m header: whether black is 0, not 16; by default the header does not say it.",
+  )
+  overwrite: bool = option(False, "Replace files that exist.")
+  precision: str = option(
+    "float32",
+    "Of the synthesis. float64 takes twice the time and gives the same pixels on every machine; "
+    "with float32 a few pixels in a million differ by one level between machines.",
+    choices=_PRECISIONS,
+  )
+  max_pixels: int = option(bitstream.DEFAULT_MAX_PIXELS, "Refuse files of larger images.", low=1)
+  allow_other_synthesis: bool = option(
+    False,
+    "Decode files of a model with the same entropy coder but another synthesis, to other pixels.",
+  )
+
+  def __post_init__(self):
+    if not self.output.lower().endswith(".y4m"):
+      names = ("frame_rate", "siting", "full_range")
+      _refuse_given(self, names, self.output, "a .y4m file")
+    if self.frame_rate is not None and self.rate is None:
+      raise OptionsError(
+        f"--frame_rate is {self.frame_rate!r}, expected frames per second as in 25 or 30000/1001"
+      )
+
+  @property
+  def rate(self) -> fractions.Fraction | None:
+    """`frame_rate` as a positive number; None where it is not given or is not one."""
+    with contextlib.suppress(ValueError, ZeroDivisionError):
+      rate = fractions.Fraction(self.frame_rate or "")
+      return rate if rate > 0 else None
+    return None
+
+
+def _refuse_given(options, names: tuple[str, ...], path: str, expected: str):
+  """Raises OptionsError where one of the named options has another value than its default."""
+  defaults = {field.name: field.default for field in dataclasses.fields(options)}
+  for name in names:
+    if getattr(options, name) != defaults[name]:
+      raise OptionsError(f"found --{name} for {path}, expected it for {expected}; leave it out")

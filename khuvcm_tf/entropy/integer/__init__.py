@@ -1,0 +1,1 @@
+"""Entropy models in integers: what files are written and read with, equal on every machine."""

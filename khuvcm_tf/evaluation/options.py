@@ -1,0 +1,76 @@
+"""Options of the programs that evaluate image codecs; nothing here imports TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from khuvcm_tf.options import option
+
+
+@dataclasses.dataclass(frozen=True)
+class _ImageOptions:
+  """What all evaluations on a set of images share."""
+
+  images: str | None = option(None, "Image, folder or quoted glob.", required=True)
+  output: str | None = option(None, "Folder for the results.", required=True)
+  precision: str = option(
+    "float32",
+    "Precision of models' transforms. float64 takes twice the time and gives the same figures on "
+    "every machine.",
+    choices=("float32", "float64"),
+  )
+  alpha: str = option(
+    "refuse",
+    "Transparent images: 'refuse' them, or compose them over 'white', 'black' or '#rrggbb'.",
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateOptions(_ImageOptions):
+  """Options of `evaluate`."""
+
+  model: str | None = option(
+    None, "A shipped model's name, a training workdir or a model's folder.", required=True
+  )
+  anchors: tuple[str, ...] = option(
+    (), "Add the PSNR of these encoders at the same bytes: jpeg, webp or both."
+  )
+  keep_files: bool = option(False, "Keep the .kvc files, in OUTPUT/files.")
+
+
+@dataclasses.dataclass(frozen=True)
+class RateDistortionOptions(_ImageOptions):
+  """Options of `rate_distortion`."""
+
+  models: tuple[str, ...] = option(
+    (),
+    "Each a shipped model's name, a training workdir or a model's folder, or NAME=W1:W2:... for "
+    "the rate points of one curve.",
+  )
+  anchors: tuple[str, ...] = option(
+    (),
+    "Encoders to compare with: some of jpeg, jpeg-444, jpeg2000, webp, avif, avif-444, heic, "
+    "heic-444, jxl, hevc-420-10bit, hevc-444-10bit, vvc.",
+  )
+  bd_anchor: str | None = option(
+    None, "Codec that BD-rates compare with; default: the first anchor."
+  )
+  published: tuple[str, ...] = option(
+    (),
+    "Published curves on Kodak to draw beside, such as joint_ar_minnen2018_mse_cai, "
+    "cheng2020_attn_mse_cai, vtm_cai; 'all' for all.",
+  )
+  jobs: int = option(
+    1, "Images that are coded at the same time; more than one makes the seconds longer.", low=1
+  )
+  shown: int = option(4, "Number of images that the report shows, the first ones.", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoOptions:
+  """Options of the demonstration."""
+
+  model: str = option(
+    "mbt2018_mean", "A shipped model's name, a training workdir or a model's folder."
+  )
+  output: str | None = option(None, "Folder for the files and images.", required=True)

@@ -1,0 +1,143 @@
+"""Folders of models: found by path, by name or by fingerprint, and described without TensorFlow.
+
+  model.json     codec, its arguments, and how it was trained
+  weights.npz    float weights (float16 or float32)
+  integer.npz    integer weights and tables of the entropy coder
+  fingerprint    16 hexadecimal digits
+
+`khuvcm_tf.model_files` writes these folders and loads models from them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.resources
+import json
+import os
+
+from khuvcm_tf import errors
+
+FORMAT = 1  # of model.json and the files beside it
+
+
+class ModelError(errors.Error):
+  """A model that cannot be used, or not for this file or image."""
+
+
+def find(path_or_name: str) -> str:
+  """Returns the folder of a model.
+
+  Args:
+    path_or_name: a model's folder, a training workdir, or the name of a shipped model.
+
+  Raises:
+    ModelError: there is no such model.
+  """
+  for folder in (path_or_name, os.path.join(path_or_name, "model")):
+    if os.path.isfile(os.path.join(folder, "model.json")):
+      return folder
+  if path_or_name in shipped():
+    return shipped()[path_or_name]
+  if os.path.isdir(os.path.join(path_or_name, "checkpoints")):
+    raise ModelError(
+      f"{path_or_name} holds a run that has not ended: run bin/train.py on it to its end first"
+    )
+  raise ModelError(
+    f"no model at {path_or_name!r}, expected a model's folder, a training workdir, or one of "
+    f"the shipped: {', '.join(names()) or 'none'}"
+  )
+
+
+def shipped() -> dict[str, str]:
+  """Returns shipped models, name: folder: those in $KHUVCM_MODELS, then those of the package.
+
+  The first of two models with the same name hides the other.
+  """
+  found = {}
+  for root in _roots():
+    if os.path.isdir(root):
+      for name in sorted(os.listdir(root)):
+        if os.path.isfile(os.path.join(root, name, "model.json")):
+          found.setdefault(name, os.path.join(root, name))
+  return found
+
+
+def names() -> list[str]:
+  """Returns the names of shipped models."""
+  return list(shipped())
+
+
+def find_by_fingerprint(fingerprint: bytes) -> str | None:
+  """Returns the name of the shipped model that wrote a file, or None."""
+  for name, folder in shipped().items():
+    # A damaged model must not hide the others.
+    with contextlib.suppress(OSError, ValueError):
+      if read_fingerprint(folder) == fingerprint:
+        return name
+  return None
+
+
+def read_fingerprint(folder: str) -> bytes:
+  """Returns the 8 bytes stored in a folder."""
+  with open(os.path.join(folder, "fingerprint"), encoding="ascii") as file:
+    return bytes.fromhex(file.read().strip())
+
+
+def write_fingerprint(folder: str, fingerprint: bytes) -> None:
+  """Stores 8 bytes in a folder, as 16 hexadecimal digits."""
+  with open(os.path.join(folder, "fingerprint"), "w", encoding="ascii") as file:
+    file.write(fingerprint.hex() + "\n")
+
+
+def describe(path_or_name: str) -> dict[str, object]:
+  """Returns the contents of `model.json` of a model that is named as for `find`.
+
+  Raises:
+    ModelError: there is no such model, or it is damaged.
+  """
+  folder = find(path_or_name)
+  try:
+    return read_description(folder)
+  except (OSError, ValueError, RecursionError) as error:
+    raise ModelError(
+      f"{folder} is not a whole model: {reason(error)}; copy it again from its source"
+    ) from error
+
+
+def read_description(folder: str) -> dict[str, object]:
+  """Returns the contents of a folder's `model.json`.
+
+  Raises:
+    OSError, ValueError, RecursionError: it cannot be read, or is not a description.
+    ModelError: it was written by another version of the package.
+  """
+  with open(os.path.join(folder, "model.json"), encoding="utf-8") as file:
+    description = json.load(file)
+  if not isinstance(description, dict):
+    raise ValueError("model.json holds no object")
+  missing = [key for key in ("format", "codec", "arguments") if key not in description]
+  if missing:
+    raise ValueError(f"model.json has no {', '.join(missing)}")
+  if not isinstance(description["codec"], str) or not isinstance(description["arguments"], dict):
+    raise ValueError("model.json names no codec or no arguments")
+  if description["format"] != FORMAT:
+    raise ModelError(
+      f"{folder} has model format {description['format']}, expected {FORMAT}; use the version of "
+      "the package that wrote it"
+    )
+  return description
+
+
+def reason(error: Exception) -> str:
+  """Returns the text of an error about a model's file, on one line."""
+  if isinstance(error, OSError) and error.strerror:
+    return f"{os.path.basename(error.filename or '')}: {error.strerror}"
+  return " ".join(str(error).split()) or type(error).__name__
+
+
+def _roots() -> list[str]:
+  roots = [os.environ["KHUVCM_MODELS"]] if os.environ.get("KHUVCM_MODELS") else []
+  try:
+    return roots + [str(importlib.resources.files("khuvcm_tf.models"))]
+  except ModuleNotFoundError:  # a checkout that is not installed
+    return roots + [os.path.join(os.path.dirname(os.path.dirname(__file__)), "models")]

@@ -1,0 +1,1 @@
+"""What evaluations of any kind share: rows, resumable points, provenance, curves, reports."""

@@ -1,0 +1,95 @@
+"""Curves as PNG and SVG files, for papers and slides."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+
+from khuvcm_tf import atomic_files
+from khuvcm_tf.results.curves import COLOURS, MARKERS, Curve, look
+from khuvcm_tf.results.rows import Quantity
+
+
+def write(
+  folder: str, axis: Quantity, metrics: Sequence[Quantity], curves: Sequence[Curve], limit: float
+) -> list[str]:
+  """Writes a PNG and an SVG of each metric that a curve has, named by the metric's key.
+
+  Args:
+    folder: made where it does not exist.
+    axis: what x is.
+    metrics: what y may be.
+    curves: in the order of their colours.
+    limit: highest x to show.
+
+  Returns:
+    The files' paths.
+
+  Raises:
+    atomic_files.FileError: a file cannot be written.
+  """
+  paths = []
+  os.makedirs(folder, exist_ok=True)
+  for metric in metrics:
+    if any(metric.key in point.values for curve in curves for point in curve.points):
+      for suffix, data in _draw(axis, metric, curves, limit).items():
+        paths.append(os.path.join(folder, f"{metric.key}.{suffix}"))
+        atomic_files.write_bytes(paths[-1], data)
+  return paths
+
+
+def _draw(
+  axis: Quantity, metric: Quantity, curves: Sequence[Curve], limit: float
+) -> dict[str, bytes]:
+  """Draws one metric; returns the files' contents by suffix."""
+  import matplotlib  # takes a second
+  from matplotlib.figure import Figure  # without pyplot: no display, Agg draws
+
+  # A fixed salt makes the same results the same SVG, byte for byte.
+  with matplotlib.rc_context({"svg.hashsalt": "khuvcm", "font.size": 9}):
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    handles, labels, shown = [], [], []
+    for index, curve in enumerate(curves):
+      points = [(p.x, p.values[metric.key]) for p in curve.points if metric.key in p.values]
+      if points:
+        shown += [value for x, value in points if x <= limit]
+        handles += axes.plot(*zip(*points), **_style(index, curve.style))
+        labels.append(curve.name + f" ({curve.group.lower()})" * (curve.style == "dashed"))
+    axes.set_xlim(0, limit)
+    if shown:
+      margin = 0.05 * (max(shown) - min(shown)) or 0.5
+      axes.set_ylim(min(shown) - margin, max(shown) + margin)
+    axes.set_xlabel(axis.label)
+    axes.set_ylabel(metric.title)
+    axes.grid(color="0.9", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    _add_legend(figure, handles, labels)
+    contents = {}
+    for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+      file = io.BytesIO()
+      figure.savefig(file, format=suffix, dpi=160, metadata=metadata)
+      contents[suffix] = file.getvalue()
+  return contents
+
+
+def _style(index: int, style: str) -> dict[str, object]:
+  colour, marker = look(index)
+  return {
+    "color": COLOURS[colour],
+    "marker": MARKERS[marker],
+    "markersize": 5,
+    "linewidth": 1.9 if style == "strong" else 1.1,
+    "linestyle": (0, (4, 2)) if style == "dashed" else "-",
+    "markerfacecolor": "white" if style == "dashed" else COLOURS[colour],
+    "zorder": 3 if style == "strong" else 2,
+  }
+
+
+def _add_legend(figure, handles: Sequence, labels: Sequence[str]):
+  # Matplotlib drops labels that begin with an underscore, and reads $ as mathematics.
+  labels = [" " + label if label.startswith("_") else label for label in labels]
+  legend = figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
+  for text in legend.get_texts():
+    text.set_parse_math(False)

@@ -1,0 +1,108 @@
+"""The end of a run: integers in place of floats, a check on real files, and the model's folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from importlib import metadata
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from khuvcm_tf import __version__, codecs, coding, errors, model_files
+from khuvcm_tf.codecs import codec as codec_lib
+from khuvcm_tf.training.options import CodecOptions
+
+# Real files may exceed the tables' estimate by this share and this many bytes (header, ends).
+_EXCESS_SHARE = 0.01
+_EXCESS_BYTES = 64
+_IMAGES_CHECKED = 4
+
+# Options that the description has under other names, and paths of the machine.
+_NOT_IN_TRAINING = (
+  "workdir",
+  "codec",
+  "arguments",
+  "lmbda",
+  "distortion",
+  "train_images",
+  "validation_images",
+)
+
+
+class FinalizeError(errors.Error):
+  """A model whose files are not what its tables say."""
+
+
+def finalize(
+  options: CodecOptions,
+  trained: codec_lib.Codec,
+  step: int,
+  data: str,
+  images: Sequence[np.ndarray],
+) -> str:
+  """Converts a trained codec to integers, checks it on real files and writes its folder.
+
+  Args:
+    options: of the run.
+    trained: its codec, with the weights to keep.
+    step: steps that the run has made.
+    data: text that says what it was trained on.
+    images: uint8 [H, W, 3], for calibration and the check.
+
+  Returns:
+    The folder of the model, WORKDIR/model.
+
+  Raises:
+    coding.ModelError: integers would cost too much.
+    FinalizeError: real bytes and the estimate disagree.
+  """
+  # Built anew: the trained one may live in a strategy's scope, or have a mixed precision.
+  codec = codecs.create(options.codec, **options.arguments)
+  codec.assign_weights({name: value.numpy() for name, value in trained.named_weights().items()})
+  folder = os.path.join(options.workdir, "model")
+  model = model_files.save(
+    folder, codec, _description(options, step, data), images, options.weights_dtype
+  )
+  loss = model.description["integer_loss"]
+  logging.info("integers in place of floats change the bits by %+.3f %%", 100 * loss)
+  check(model, images[:_IMAGES_CHECKED])
+  return folder
+
+
+def check(model: coding.Model, images: Sequence[np.ndarray]) -> None:
+  """Raises FinalizeError unless files decode, and are as long as the estimate says."""
+  for image in images:
+    data = model.compress(image)
+    estimate = sum(model.estimate(image).values()) / 8
+    most = (1 + _EXCESS_SHARE) * estimate + _EXCESS_BYTES
+    if not estimate <= len(data) <= most:
+      raise FinalizeError(
+        f"a file has {len(data)} bytes, expected {estimate:.0f} to {most:.0f} by its estimate; "
+        "this is a bug: please report it"
+      )
+    if model.decompress(data).shape != image.shape:
+      raise FinalizeError("a file decodes to another size than its image's; please report it")
+
+
+def _description(options, step: int, data: str) -> dict[str, object]:
+  return {
+    "codec": options.codec,
+    "arguments": options.arguments,
+    "lambda": options.lmbda,
+    "distortion": options.distortion,
+    "steps": step,
+    "data": data,
+    "training": {
+      name: value
+      for name, value in dataclasses.asdict(options).items()
+      if name not in _NOT_IN_TRAINING
+    },
+    "versions": {
+      "khuvcm_tf": __version__,
+      "tensorflow": tf.__version__,
+      "tensorflow_compression": metadata.version("tensorflow-compression"),
+    },
+  }

@@ -1,0 +1,128 @@
+"""Options of a codec's training. Nothing here imports TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from khuvcm_tf import codecs
+from khuvcm_tf.options import OptionsError, option
+from khuvcm_tf.runs.options import RunOptions
+
+# Pixels along the shorter side: five scales of windows of 11x11, 11 * 2^4.
+MS_SSIM_MIN_SIDE = 176
+
+
+@dataclasses.dataclass(frozen=True)
+class CodecOptions(RunOptions):
+  """Which codec is trained, on which images, for which loss.
+
+  Raises:
+    options.OptionsError: a value is missing or out of range, or contradicts another.
+  """
+
+  codec: str | None = option(
+    None,
+    f"Name of the codec: {', '.join(codecs.names())}. Without it, the codec of --init_from.",
+    fixed=True,
+  )
+  arguments: dict[str, object] = option(
+    {},
+    "Argument of the codec, as in --argument=num_filters=128; may be repeated. Those that are not "
+    "given are those of the model that --init_from names if it is of the same codec, or else the "
+    "codec's defaults.",
+    flag="argument",
+    fixed=True,
+  )
+  init_from: str | None = option(
+    None,
+    "Model (as --model of other programs) whose weights the run starts with, where name and shape "
+    "agree.",
+  )
+
+  train_images: str | None = option(None, "Folder, glob or file of the training images.")
+  train_tfds: str | None = option(
+    None,
+    "TFDS data set with a feature `image` to train on, in place of --train_images: NAME or "
+    "NAME:SPLIT, such as clic, vimeo90k.",
+  )
+  validation_images: str | None = option(
+    None,
+    "Folder, glob or file of the validation images. Without it, every twentieth training image is "
+    "held out.",
+  )
+  eval_tfds: str | None = option(
+    None,
+    "TFDS data set to validate on, in place of --validation_images: NAME or NAME:SPLIT. Without "
+    "SPLIT, its split validation or else test.",
+  )
+  validation_limit: int = option(16, "Validate on at most this many images.", low=1)
+  cache_gib: float = option(4.0, "Memory for decoded training images, in GiB.", low=0)
+  crop_size: int = option(256, "Side of a training crop, in pixels.", low=1)
+  min_resize_scale: float = option(
+    1.0,
+    "Shrink each image by a random factor between this and 1 before it is cropped: 0.6 removes the "
+    "traces of JPEG from photos, 1 leaves images at their size.",
+    above=0,
+    high=1,
+  )
+
+  lmbda: float = option(
+    0.01,
+    "Lambda, the weight of the distortion D: loss = lambda * D + bits per pixel. The greater it "
+    "is, the higher are quality and rate.",
+    flag="lambda",
+    above=0,
+    fixed=True,
+  )
+  distortion: str = option(
+    "mse",
+    "The D of the loss: mean squared error on the scale 0..255, or 1 - MS-SSIM (crops of at least "
+    f"{MS_SSIM_MIN_SIDE}).",
+    choices=("mse", "ms_ssim"),
+    fixed=True,
+  )
+  component_weights: tuple[float, ...] | None = option(
+    None,
+    "Relative weights of the mean squared errors of Y, Cb and Cr, as in 4,1,1 (each is divided by "
+    "their sum); for codecs of YCbCr. Without it, the codec's own.",
+    low=0,
+    fixed=True,
+  )
+  lambda_chroma: float | None = option(
+    None,
+    "In place of --lambda for the errors of Cb and Cr; for codecs of YCbCr.",
+    above=0,
+    fixed=True,
+  )
+  weights_dtype: str = option(
+    "float32",
+    "Type in which the model's weights are stored.",
+    choices=("float32", "float16"),
+  )
+
+  def __post_init__(self):
+    super().__post_init__()
+    if bool(self.train_images) == bool(self.train_tfds):
+      raise OptionsError(
+        f"found {'both' if self.train_images else 'none'} of --train_images and --train_tfds, "
+        "expected one of them"
+      )
+    if self.validation_images and self.eval_tfds:
+      raise OptionsError(
+        "found both of --validation_images and --eval_tfds, expected one of them, or none"
+      )
+    if self.distortion == "ms_ssim" and self.crop_size < MS_SSIM_MIN_SIDE:
+      raise OptionsError(
+        f"--crop_size={self.crop_size} is out of range, expected at least {MS_SSIM_MIN_SIDE} for "
+        "--distortion=ms_ssim"
+      )
+    weights = self.component_weights
+    if weights is not None and (len(weights) != 3 or sum(weights) == 0):
+      raise OptionsError(
+        f"--component_weights={','.join(map(str, weights))} is out of range, expected three "
+        "numbers, not all 0, as in 4,1,1"
+      )
+    if self.codec is None and not self.init_from:
+      raise OptionsError(
+        "found no --codec, expected one, or --init_from=MODEL of the codec to train"
+      )

@@ -1,0 +1,210 @@
+"""A codec as the task of a run: from images to a model's folder."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from absl import logging
+
+from khuvcm_tf import codecs, model_files, model_folders
+from khuvcm_tf import options as options_lib
+from khuvcm_tf.codecs import codec as codec_lib
+from khuvcm_tf.data import pipeline
+from khuvcm_tf.options import OptionsError
+from khuvcm_tf.runs import checkpoints, loop, workdir
+from khuvcm_tf.runs import task as task_lib
+from khuvcm_tf.training import finalize, losses, summaries
+from khuvcm_tf.training import model as model_lib
+from khuvcm_tf.training.options import MS_SSIM_MIN_SIDE, CodecOptions
+
+_IMAGES_SHOWN = 3
+
+
+def train(options: CodecOptions) -> str | None:
+  """Trains a codec to `max_steps`, from the last checkpoint in `workdir` on where there is one.
+
+  Returns:
+    The folder of the model; None in workers that are not the chief.
+
+  Raises:
+    errors.Error: what the caller can mend.
+  """
+  options = with_codec_of_init_from(options)
+  return loop.train(options, lambda: CodecTask(options))
+
+
+class CodecTask(task_lib.Task):
+  """A codec, its training and its validation images.
+
+  Args:
+    options: with a codec.
+  """
+
+  def __init__(self, options: CodecOptions):
+    self._options = options
+    dtype = "mixed_bfloat16" if options.mixed_precision else "float32"
+    self.codec = codecs.create(options.codec, dtype, **options.arguments)
+    check_crop_size(options, self.codec.stride)
+    weights = component_weights(options, self.codec.input_format)
+    for i, branch in enumerate(self.codec.branches):
+      branch.entropy_model.noise.reset_from_seed(options.seed + i)
+    if options.init_from and not checkpoints.exist(options.workdir):
+      assign_weights_of(options.init_from, self.codec)
+    distortion = losses.create(options.distortion, weights)
+    self.model = model_lib.RateDistortionModel(self.codec, options.lmbda, distortion)
+    self._training_images, self._validation_images = load_images(options)
+    check_validation_images(options, self._validation_images)
+    self._data = (
+      f"{len(self._training_images.names)} training images, "
+      f"{len(self._validation_images)} for validation"
+    )
+    logging.info(self._data)
+
+  @property
+  def checkpointed(self):
+    return {"codec": self.codec}
+
+  def batches(self, first_step, shard):
+    options = self._options
+    return pipeline.training_batches(
+      self._training_images,
+      options.batch_size,
+      options.crop_size,
+      options.seed,
+      first_step,
+      options.min_resize_scale,
+      shard,
+    )
+
+  def failures_named(self):
+    return pipeline.failures_named(self._training_images)
+
+  def validate(self, step, writer):
+    """Returns the means of the metrics over whole images; shows some of them, and latents."""
+    found = []
+    for i, image in enumerate(self._validation_images):
+      decoded, metrics = self.model.validate(image[np.newaxis])
+      found.append({name: float(value) for name, value in metrics.items()})
+      if i < _IMAGES_SHOWN:
+        summaries.write_comparison(writer, step, f"validation/{i}", image, decoded[0].numpy())
+    codec, first = self.codec, self._validation_images[0][np.newaxis]
+    for branch, y in zip(codec.branches, codec.latents(codec.planes(first))):
+      y_hat, bits = branch.entropy_model.element_bits(y)
+      name = "latents" if len(codec.branches) == 1 else f"latents_{branch.name}"
+      summaries.write_latents(writer, step, name, y_hat[0].numpy(), bits["y"][0].numpy())
+    return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
+
+  def summary(self, metrics):
+    return "loss {loss:.4f}, {bpp:.4f} bpp, {psnr:.2f} dB".format_map(metrics)
+
+  def finalize(self, step):
+    images = self._validation_images
+    return finalize.finalize(self._options, self.codec, step, self._data, images)
+
+
+def with_codec_of_init_from(options: CodecOptions) -> CodecOptions:
+  """Returns the options with the codec and the arguments of `init_from`, where they give none.
+
+  Given arguments override those of the model; another codec than the model's takes none of them. A
+  resumed run has the codec and the arguments that it was begun with, and needs the model no more.
+  """
+  if not options.init_from:
+    return options
+  codec = "".join(workdir.recorded(options.workdir, "codec"))
+  if codec and checkpoints.exist(options.workdir):
+    arguments = options_lib.read_pairs(workdir.recorded(options.workdir, "argument"))
+  else:
+    description = model_folders.describe(options.init_from)
+    codec, arguments = description["codec"], description["arguments"]
+  if options.codec not in (None, codec):
+    return options
+  return dataclasses.replace(options, codec=codec, arguments={**arguments, **options.arguments})
+
+
+def load_images(options: CodecOptions):
+  """Returns training images, and a list of validation images, uint8 [H, W, 3]."""
+  cache = int(options.cache_gib * 2**30)
+  if options.train_tfds:
+    images = pipeline.load_tfds(options.train_tfds, options.crop_size, cache)
+  else:
+    images = pipeline.load(options.train_images, options.crop_size, cache)
+  if options.validation_images:
+    return images, pipeline.load_whole(options.validation_images, options.validation_limit)
+  if options.eval_tfds:
+    return images, pipeline.load_tfds_validation(options.eval_tfds, options.validation_limit)
+  return pipeline.held_out(images, options.validation_limit)
+
+
+def assign_weights_of(model: str, codec: codec_lib.Codec) -> None:
+  """Gives a codec the weights of a trained model whose names and shapes it has, too.
+
+  Raises:
+    OptionsError: there are none.
+  """
+  values, weights = model_files.read_weights(model), codec.named_weights()
+  taken = {
+    name: values[name]
+    for name, weight in weights.items()
+    if name in values and values[name].shape == weight.shape
+  }
+  if not taken:
+    raise OptionsError(
+      f"--init_from={model} has none of this codec's weights, expected a model of the same or a "
+      "similar codec with equal numbers of filters"
+    )
+  fresh = {name: weight.numpy() for name, weight in weights.items() if name not in taken}
+  codec.assign_weights({**taken, **fresh})
+  parts = sorted({name.split("/")[0] for name in fresh})
+  logging.info(
+    "starts with %d of %d weights of %s; fresh ones: %s",
+    len(taken),
+    len(weights),
+    model,
+    f"{len(fresh)} in {', '.join(parts)}" if fresh else "none",
+  )
+
+
+def component_weights(options: CodecOptions, input_format) -> list[float] | None:
+  """Returns the factors of the components' MSE in D; None where no option changes the format's.
+
+  `lambda_chroma` scales those of Cb and Cr, as lambda multiplies all of D.
+
+  Raises:
+    OptionsError: they are given for another distortion, or for a codec of RGB.
+  """
+  given, chroma = options.component_weights, options.lambda_chroma
+  if given is None and chroma is None:
+    return None
+  if options.distortion != "mse" or input_format.components[0] != "y":
+    raise OptionsError(
+      "found --component_weights or --lambda_chroma, expected them for --distortion=mse and codecs "
+      f"of YCbCr alone, not {options.codec} with {options.distortion}; leave them out"
+    )
+  weights = input_format.component_weights if given is None else given
+  y, cb, cr = (each / sum(weights) for each in weights)
+  factor = 1.0 if chroma is None else chroma / options.lmbda
+  return [y, cb * factor, cr * factor]
+
+
+def check_crop_size(options: CodecOptions, stride: int) -> None:
+  """Checks that crops need no padding: its bits would count in the loss, its pixels would not.
+
+  Raises:
+    OptionsError: the crop's side is not a multiple of the codec's stride.
+  """
+  if options.crop_size % stride:
+    raise OptionsError(
+      f"--crop_size={options.crop_size} is not a multiple of {stride}, the stride of codec "
+      f"{options.codec}; give {-(-options.crop_size // stride) * stride}"
+    )
+
+
+def check_validation_images(options: CodecOptions, images: list[np.ndarray]) -> None:
+  """Raises OptionsError if the distortion is MS-SSIM and an image is too small for it."""
+  side = min(min(image.shape[:2]) for image in images)
+  if options.distortion == "ms_ssim" and side < MS_SSIM_MIN_SIDE:
+    raise OptionsError(
+      f"a validation image has a side of {side}, expected at least {MS_SSIM_MIN_SIDE} for "
+      "--distortion=ms_ssim; give larger --validation_images"
+    )

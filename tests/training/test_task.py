@@ -1,0 +1,296 @@
+"""A codec as a task: its images, the model that it starts from, and runs that are resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from khuvcm_tf import codecs, coding
+from khuvcm_tf.data import pipeline
+from khuvcm_tf.options import OptionsError
+from khuvcm_tf.training import finalize, task
+
+
+def _variables(workdir: str) -> dict[str, np.ndarray]:
+  reader = tf.train.load_checkpoint(f"{workdir}/checkpoints")
+  names = [name for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name]
+  return {name: reader.get_tensor(name) for name in names if "save_counter" not in name}
+
+
+def test_a_resumed_run_ends_with_the_weights_moments_and_noise_of_an_unbroken_one(
+  toy, photos, tmp_path
+):
+  def train(name, max_steps):
+    fields = {"train_images": photos, "checkpoint_steps": 4, "learning_rate_schedule": "constant"}
+    workdir = str(tmp_path / name)
+    task.train(toy.make_options(workdir=workdir, max_steps=max_steps, ema=0.9, **fields))
+    return _variables(workdir)
+
+  unbroken = train("unbroken", 8)
+  train("resumed", 4)
+  resumed = train("resumed", 8)
+  assert unbroken.keys() == resumed.keys()
+  noise = [name for name in unbroken if "/noise/" in name]
+  assert noise and [name for name in unbroken if "average" in name or "optimizer" in name]
+  for name, value in unbroken.items():
+    # Floats are summed in another order.
+    tolerance = 0 if name in noise else 1e-4 * max(1.0, np.abs(value).max())
+    np.testing.assert_allclose(resumed[name], value, rtol=0, atol=tolerance, err_msg=name)
+
+
+def test_validation_returns_means_over_whole_images_and_draws(toy, photos):
+  class Writer:
+    def __init__(self):
+      self.names = []
+
+    def image(self, step, name, image):
+      self.names.append(name)
+
+    histogram = image
+
+  made = task.CodecTask(toy.make_options(train_images=photos, validation_images=photos))
+  writer = Writer()
+  means = made.validate(3, writer)
+  each = [made.model.validate(image[np.newaxis])[1] for image in made._validation_images]
+  assert len(each) == 6
+  for name in ("loss", "bpp", "bpp_y", "psnr"):
+    assert means[name] == pytest.approx(np.mean([float(one[name]) for one in each]), rel=1e-6)
+  assert writer.names == [
+    "validation/0",
+    "validation/1",
+    "validation/2",
+    "latents/values",
+    "latents/bits_per_channel",
+    "latents/costliest_channels",
+    "latents/bits_per_position",
+  ]
+
+
+@pytest.mark.parametrize("limit, expected", [(16, 3), (2, 2)])
+def test_a_tfds_data_set_is_validated_on_and_all_other_images_trained_on(
+  toy, photos, monkeypatch, limit, expected
+):
+  kept = toy.images(3, height=24)
+  monkeypatch.setattr(
+    pipeline, "load_tfds_validation", lambda name, most: {"some:part": kept}[name][:most]
+  )
+  options = toy.make_options(train_images=photos, eval_tfds="some:part", validation_limit=limit)
+  trained_on, validation = task.load_images(options)
+  assert len(trained_on.names) == 6
+  np.testing.assert_array_equal(validation, kept[:expected])
+
+
+def test_an_image_that_breaks_during_the_run_is_named(toy, photos, tmp_path, monkeypatch):
+  options = toy.make_options(
+    workdir=str(tmp_path / "w"), train_images=photos, max_steps=10, cache_gib=0.0
+  )
+  load = pipeline.load
+
+  def load_and_break(*arguments):
+    found = load(*arguments)
+    for path in sorted(pathlib.Path(photos).iterdir())[1:]:
+      os.truncate(path, 60)
+    return found
+
+  monkeypatch.setattr(pipeline, "load", load_and_break)
+  with pytest.raises(
+    pipeline.DataError,
+    match=r"^a training image is damaged or has changed since the start: \S+\.png: [^\n]*; ",
+  ):
+    task.train(options)
+
+
+def _write_model(folder, weights: dict[str, np.ndarray]) -> str:
+  """Writes what `--init_from` reads of a model; returns its folder."""
+  folder.mkdir()
+  (folder / "model.json").write_text("{}")
+  np.savez(folder / "weights.npz", **weights)
+  return str(folder)
+
+
+def _random_weights(codec, dtype=np.float32) -> dict[str, np.ndarray]:
+  rng = np.random.default_rng(3)
+  return {
+    name: rng.normal(size=weight.shape).astype(dtype)
+    for name, weight in codec.named_weights().items()
+  }
+
+
+def _values(codec) -> dict[str, np.ndarray]:
+  return {name: weight.numpy() for name, weight in codec.named_weights().items()}
+
+
+def test_a_run_starts_with_weights_of_equal_name_and_shape_and_leaves_the_others(toy, tmp_path):
+  codec = toy.build()
+  stored, fresh = _random_weights(codec), _values(codec)
+  missing, of_other_shape = "synthesis/conv0/kernel", "analysis/conv0/kernel"
+  del stored[missing]
+  stored[of_other_shape] = stored[of_other_shape][..., :-1]
+  stored["context/conv0/kernel"] = np.ones((1, 1, 8, 8), np.float32)
+  task.assign_weights_of(_write_model(tmp_path / "m", stored), codec)
+  found = _values(codec)
+  assert found.keys() == fresh.keys()
+  for name, value in found.items():
+    kept = name in (missing, of_other_shape)
+    np.testing.assert_array_equal(value, (fresh if kept else stored)[name])
+
+
+def test_a_run_starts_with_all_weights_of_a_model_of_the_same_codec(toy, photos, tmp_path):
+  stored = _random_weights(toy.build(), np.float16)
+  folder = _write_model(tmp_path / "m", stored)
+  options = toy.make_options(workdir=str(tmp_path / "w"), train_images=photos, init_from=folder)
+  found = _values(task.CodecTask(options).codec)
+  assert found.keys() == stored.keys()
+  for name, value in found.items():
+    np.testing.assert_array_equal(value, stored[name])
+
+
+def test_a_resumed_run_needs_the_model_that_it_started_from_no_more(toy, photos, tmp_path):
+  options = toy.make_options(
+    workdir=str(tmp_path / "w"), train_images=photos, init_from=str(tmp_path / "gone")
+  )
+  with pytest.raises(coding.ModelError, match="no model at "):
+    task.train(options)
+  with pytest.raises(coding.ModelError, match="no model at "):
+    task.CodecTask(options)
+  task.train(dataclasses.replace(options, init_from=None, max_steps=1))
+  task.train(dataclasses.replace(options, max_steps=2))
+  # Nor for codec and arguments.
+  (tmp_path / "w" / "flags.txt").write_text(
+    "--codec=mbt2018\n--argument=num_filters=4\n--lambda=1\n"
+  )
+  resumed = dataclasses.replace(options, codec=None, arguments={"latent_depth": 6})
+  completed = task.with_codec_of_init_from(resumed)
+  assert completed.codec == "mbt2018"
+  assert completed.arguments == {"num_filters": 4, "latent_depth": 6}
+
+
+def test_a_context_model_starts_with_the_transforms_of_a_hyperprior(toy, tmp_path):
+  sizes = {"num_filters": 4, "latent_depth": 6}
+  stored = _random_weights(codecs.create("mbt2018_mean", **sizes))
+  codec = codecs.create("mbt2018", **sizes)
+  fresh = _values(codec)
+  task.assign_weights_of(_write_model(tmp_path / "m", stored), codec)
+  taken = {name for name, value in _values(codec).items() if np.any(value != fresh[name])}
+  for part in ("analysis", "synthesis", "hyper_analysis", "prior"):
+    names = {name for name in fresh if name.startswith(part + "/")}
+    assert names and names <= taken
+  assert not any(name.startswith(("context/", "entropy_parameters/")) for name in taken)
+
+
+def test_a_model_with_none_of_the_weights_is_refused_as_a_start(toy, tmp_path):
+  codec = toy.build()
+  of_other_shapes = {
+    name: np.zeros((*value.shape, 2)) for name, value in _random_weights(codec).items()
+  }
+  folder = _write_model(tmp_path / "m", {"other/kernel": np.zeros(3), **of_other_shapes})
+  fresh = _values(codec)
+  with pytest.raises(
+    OptionsError,
+    match=r"^--init_from=\S+m has none of this codec's weights, expected a model of the same or a "
+    r"similar codec with equal numbers of filters$",
+  ):
+    task.assign_weights_of(folder, codec)
+  for name, value in _values(codec).items():
+    np.testing.assert_array_equal(value, fresh[name])
+
+
+def _write_described(folder, description: object, codec=None) -> str:
+  """Writes what `--init_from` reads of a model, with what its model.json says."""
+  _write_model(folder, _random_weights(codec) if codec else {})
+  text = description if isinstance(description, str) else json.dumps(description)
+  (folder / "model.json").write_text(text, encoding="utf-8")
+  return str(folder)
+
+
+_DESCRIPTION = {
+  "format": 1,
+  "codec": "toy",
+  "arguments": {"depth": 6, "leaky_slope": 0.01, "stored_medians": True},
+}
+
+
+@pytest.mark.parametrize("codec", [None, "toy"])
+@pytest.mark.parametrize(
+  "arguments, expected",
+  [
+    ({}, _DESCRIPTION["arguments"]),
+    (
+      {"leaky_slope": 0.2, "log_scales": False},
+      {"depth": 6, "leaky_slope": 0.2, "stored_medians": True, "log_scales": False},
+    ),
+  ],
+  ids=["none", "some"],
+)
+def test_codec_and_arguments_are_the_models_but_for_those_that_are_given(
+  toy, tmp_path, codec, arguments, expected
+):
+  folder = _write_described(tmp_path / "m", _DESCRIPTION)
+  options = toy.make_options(init_from=folder, ema=0.5, codec=codec, arguments=arguments)
+  found = task.with_codec_of_init_from(options)
+  assert found == dataclasses.replace(options, codec="toy", arguments=expected)
+  assert options.arguments is arguments and found.arguments is not arguments
+
+
+@pytest.mark.parametrize("arguments", [{}, {"num_filters": 4}])
+def test_another_codec_than_the_models_has_its_own_arguments(toy, tmp_path, arguments):
+  folder = _write_described(tmp_path / "m", _DESCRIPTION)
+  options = toy.make_options(init_from=folder, codec="mbt2018", arguments=arguments)
+  assert task.with_codec_of_init_from(options) == options
+
+
+def test_without_a_model_to_start_from_the_options_stay_as_they_are(toy):
+  options = toy.make_options()
+  assert task.with_codec_of_init_from(options) is options
+
+
+def test_a_run_trains_the_codec_of_the_model_that_it_starts_from(
+  toy, photos, tmp_path, monkeypatch
+):
+  folder = _write_described(
+    tmp_path / "m", {**_DESCRIPTION, "arguments": {"depth": 6}}, toy.build(6)
+  )
+  finalized = []
+  monkeypatch.setattr(finalize, "finalize", lambda *found: finalized.append(found))
+  options = toy.make_options(
+    workdir=str(tmp_path / "w"), train_images=photos, init_from=folder, max_steps=1
+  )
+  task.train(dataclasses.replace(options, codec=None))
+  ((finalized_options, codec, step, *_),) = finalized
+  # What the model's description is made from, and what a run that goes on is compared with.
+  assert (finalized_options.codec, finalized_options.arguments, step) == ("toy", {"depth": 6}, 1)
+  lines = (tmp_path / "w" / "flags.txt").read_text(encoding="utf-8").splitlines()
+  assert "--codec=toy" in lines and "--argument=depth=6" in lines
+  stored = np.load(f"{folder}/weights.npz")
+  for name, value in _values(codec).items():
+    # One step of Adam from the stored weights, in which all but a few lie above a rate of 1e-4.
+    np.testing.assert_allclose(value, stored[name], atol=2e-4)
+
+
+@pytest.mark.parametrize(
+  "text, reason",
+  [
+    ("", "Expecting value"),
+    ('{"format": 1, "codec": "toy"', "Expecting"),
+    ("[1, 2]", r"model\.json holds no object"),
+    ('{"format": 1, "codec": "toy"}', r"model\.json has no arguments"),
+    ("{}", r"model\.json has no format, codec, arguments"),
+  ],
+)
+def test_a_start_from_a_model_with_a_damaged_description_is_refused_in_one_line(
+  toy, photos, tmp_path, text, reason
+):
+  folder = _write_described(tmp_path / "m", text)
+  options = toy.make_options(workdir=str(tmp_path / "w"), train_images=photos, init_from=folder)
+  with pytest.raises(
+    coding.ModelError,
+    match=rf"^\S+m is not a whole model: {reason}[^\n]*; copy it again from its source$",
+  ):
+    task.train(options)
+  assert not (tmp_path / "w").exists()
