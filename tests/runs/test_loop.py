@@ -97,7 +97,7 @@ def test_an_interrupted_run_is_resumed_where_it_was(line, tmp_path, caplog):
   with pytest.raises(KeyboardInterrupt):
     loop.train(options, lambda: Interrupted(options))
   assert checkpoints.exist(str(tmp_path))
-  with caplog.at_level(logging.INFO):
+  with caplog.at_level(logging.INFO, logger="absl"):
     loop.train(options, lambda: line.LineTask(options))
   assert "resumes after step 5 of 10" in caplog.text
 
