@@ -35,6 +35,9 @@ REQUIRED = [
   "matplotlib>=3.7",
   # Progress bars.
   "tqdm>=4.60",
+  # COCO's average precision, and masks as run lengths. 1.7 is the last for Python 3.9; 2 might
+  # count in another way, and numbers must stay comparable.
+  "faster-coco-eval>=1.7,<2",
 ]
 
 # TensorFlow's own `and-cuda` asks for a tensorrt that cannot be installed. These are the CUDA 11.8
@@ -64,6 +67,7 @@ DEV = [
   "pytest>=8.1",  # --import-mode=importlib as tests/ uses it
   "pytest-xdist>=3.5",  # make test runs in two processes
   "hypothesis>=6.100",  # properties
+  "pycocotools>=2.0.8,<3",  # oracle of COCO's evaluation; the first for numpy 1 and 2
   "scikit-image>=0.22",  # oracle of SSIM; its sample photos are those of make demo
   "dill>=0.3.6",  # tensorflow_datasets.testing imports it
   "psutil>=5.9",  # memory of processes under test

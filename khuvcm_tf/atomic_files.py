@@ -1,10 +1,12 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
+import shutil
+from collections.abc import Iterator
 
 from khuvcm_tf import errors
 
@@ -31,6 +33,25 @@ def write_bytes(path: str, data: bytes) -> None:
   Raises:
     FileError: the file cannot be written; nothing is left behind.
   """
+  with new_file(path, f"space for {len(data)} bytes") as new, open(new, "xb") as file:
+    file.write(data)
+
+
+@contextlib.contextmanager
+def new_file(path: str, room: str = "space left") -> Iterator[str]:
+  """Gives the name of a temporary file to write, which takes the place of `path` at the end.
+
+  Args:
+    path: as `write_bytes` takes it.
+    room: what the place must have, in the words of the error.
+
+  Yields:
+    The path of a file beside it that does not exist; what is written there is gone where the block
+    raises an error.
+
+  Raises:
+    FileError: the system refuses the file, within the block too.
+  """
   target = os.path.realpath(path)
   if os.path.exists(target) and not os.path.isfile(target):
     raise FileError(f"{path}: is not a regular file and cannot be replaced; give a file's name")
@@ -38,8 +59,7 @@ def write_bytes(path: str, data: bytes) -> None:
   temporary = os.path.join(os.path.dirname(target), f".{secrets.token_hex(8)}.tmp")
   try:
     try:
-      with open(temporary, "xb") as file:
-        file.write(data)
+      yield temporary
       os.replace(temporary, target)
     finally:
       with contextlib.suppress(OSError):
@@ -47,5 +67,61 @@ def write_bytes(path: str, data: bytes) -> None:
   except OSError as error:
     raise FileError(
       f"{path}: cannot be written: {error.strerror}; expected an existing, writable folder with "
-      f"space for {len(data)} bytes"
+      f"{room}"
     ) from error
+
+
+def make_folder(folder: str) -> None:
+  """Makes a folder, and those above it, where they do not exist.
+
+  Raises:
+    FileError: the system refuses it.
+  """
+  try:
+    os.makedirs(folder, exist_ok=True)
+  except OSError as error:
+    raise FileError(
+      f"{folder}: cannot be made: {error.strerror}; expected a writable place for a folder; give "
+      "another one"
+    ) from error
+
+
+@contextlib.contextmanager
+def new_folder(folder: str) -> Iterator[str]:
+  """Gives a temporary folder to fill, which takes the place of `folder` at the end.
+
+  Args:
+    folder: to write; one that is there already stays until the new one is complete, then goes.
+
+  Yields:
+    The path of an empty folder beside it, gone where the block raises an error.
+
+  Raises:
+    FileError: the system refuses a file within the block, or the folder itself.
+  """
+  target = os.path.abspath(folder)
+  new, old = f"{target}.tmp-{os.getpid()}", f"{target}.old-{os.getpid()}"
+  try:
+    os.makedirs(new)
+    yield new
+    _replace_folder(target, new, old)
+  except OSError as error:
+    raise FileError(
+      f"{folder} was not written: {error.strerror}; expected a writable place with space left"
+    ) from error
+  finally:
+    shutil.rmtree(new, ignore_errors=True)
+
+
+def _replace_folder(folder: str, new: str, old: str) -> None:
+  """Moves `new` to `folder`; what was there waits at `old`, and comes back where that fails."""
+  if not os.path.isdir(folder):
+    os.rename(new, folder)
+    return
+  os.rename(folder, old)
+  try:
+    os.rename(new, folder)
+  except OSError:
+    os.rename(old, folder)
+    raise
+  shutil.rmtree(old, ignore_errors=True)

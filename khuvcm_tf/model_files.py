@@ -14,19 +14,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from khuvcm_tf import codecs, coding, layers
+from khuvcm_tf import atomic_files, codecs, coding, layers
 from khuvcm_tf.codecs import codec as codec_lib
 from khuvcm_tf.entropy import calibration
 from khuvcm_tf.entropy.integer.entropy_model import InexactArithmetic, within
 from khuvcm_tf.model_folders import (
   FORMAT,
+  check_replaceable,
   find,
+  read_arrays,
   read_description,
   read_fingerprint,
   reason,
@@ -58,9 +59,10 @@ def save(
 
   Raises:
     coding.ModelError: a weight is not finite, integers would cost more than MAX_LOSS, `folder`
-      holds something else than a model, or it cannot be written.
+      holds something else than a model.
+    atomic_files.FileError: the folder cannot be written.
   """
-  _check_replaceable(folder)
+  check_replaceable(folder)
   with np.errstate(over="ignore"):  # What overflows is found below.
     weights = {
       name: value.numpy().astype(weights_dtype) for name, value in codec.named_weights().items()
@@ -109,8 +111,8 @@ def load(path_or_name: str, precision: str = "float32") -> coding.Model:
   folder = find(path_or_name)
   try:
     description = read_description(folder)
-    weights = _read_arrays(os.path.join(folder, "weights.npz"))
-    integers = _read_arrays(os.path.join(folder, "integer.npz"))
+    weights = read_arrays(os.path.join(folder, "weights.npz"))
+    integers = read_arrays(os.path.join(folder, "integer.npz"))
     stored = read_fingerprint(folder)
     fingerprint = _fingerprint(description["codec"], integers, weights)
     if stored != fingerprint:
@@ -137,7 +139,7 @@ def read_weights(path_or_name: str) -> dict[str, np.ndarray]:
   """Returns the float weights of a model that is named as for `load`, by name."""
   folder = find(path_or_name)
   try:
-    return _read_arrays(os.path.join(folder, "weights.npz"))
+    return read_arrays(os.path.join(folder, "weights.npz"))
   except (OSError, ValueError) as error:
     raise coding.ModelError(
       f"{folder} is not a whole model: {reason(error)}; copy it again from its source"
@@ -177,56 +179,11 @@ def _is_of_synthesis(name: str) -> bool:
   return any(part.startswith("synthesis") for part in name.split("/")[:2])
 
 
-def _read_arrays(path: str) -> dict[str, np.ndarray]:
-  try:
-    with np.load(path, allow_pickle=False) as arrays:
-      return {name: arrays[name] for name in arrays.files}
-  except FileNotFoundError:
-    raise
-  except Exception as error:
-    raise ValueError(f"{os.path.basename(path)}: {reason(error)}") from error
-
-
-def _check_replaceable(folder: str):
-  """Raises ModelError where writing a model would destroy something else."""
-  is_model = os.path.isfile(os.path.join(folder, "model.json"))
-  if os.path.exists(folder) and not is_model and (not os.path.isdir(folder) or os.listdir(folder)):
-    raise coding.ModelError(
-      f"{folder} holds something else than a model, expected a model, an empty folder or none; "
-      "name another folder"
-    )
-
-
 def _write(folder: str, description, weights, integers, fingerprint: bytes):
-  """Writes the files to a temporary folder beside `folder` and puts it in its place."""
-  folder = os.path.abspath(folder)
-  temporary, old = f"{folder}.tmp-{os.getpid()}", f"{folder}.old-{os.getpid()}"
-  try:
-    os.makedirs(temporary)
-    np.savez_compressed(os.path.join(temporary, "weights.npz"), **weights)
-    np.savez_compressed(os.path.join(temporary, "integer.npz"), **integers)
-    with open(os.path.join(temporary, "model.json"), "w", encoding="utf-8") as file:
+  with atomic_files.new_folder(folder) as new:
+    np.savez_compressed(os.path.join(new, "weights.npz"), **weights)
+    np.savez_compressed(os.path.join(new, "integer.npz"), **integers)
+    with open(os.path.join(new, "model.json"), "w", encoding="utf-8") as file:
       json.dump(description, file, indent=2)
       file.write("\n")
-    write_fingerprint(temporary, fingerprint)
-    _replace(folder, temporary, old)
-  except OSError as error:
-    raise coding.ModelError(
-      f"{folder} was not written: {error.strerror}; expected a writable place with space left"
-    ) from error
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _replace(folder: str, new: str, old: str):
-  """Moves `new` to `folder`; what was there waits at `old`, and comes back where that fails."""
-  if not os.path.isdir(folder):
-    os.rename(new, folder)
-    return
-  os.rename(folder, old)
-  try:
-    os.rename(new, folder)
-  except OSError:
-    os.rename(old, folder)
-    raise
-  shutil.rmtree(old, ignore_errors=True)
+    write_fingerprint(new, fingerprint)

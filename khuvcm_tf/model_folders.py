@@ -15,9 +15,12 @@ import importlib.resources
 import json
 import os
 
+import numpy as np
+
 from khuvcm_tf import errors
 
 FORMAT = 1  # of model.json and the files beside it
+DESCRIPTION = "model.json"
 
 
 class ModelError(errors.Error):
@@ -48,16 +51,19 @@ def find(path_or_name: str) -> str:
   )
 
 
-def shipped() -> dict[str, str]:
-  """Returns shipped models, name: folder: those in $KHUVCM_MODELS, then those of the package.
+def shipped(description: str = DESCRIPTION) -> dict[str, str]:
+  """Returns what is shipped, name: folder: that in $KHUVCM_MODELS, then that of the package.
 
-  The first of two models with the same name hides the other.
+  The first of two with the same name hides the other.
+
+  Args:
+    description: file that a folder of the kind looked for has.
   """
   found = {}
   for root in _roots():
     if os.path.isdir(root):
       for name in sorted(os.listdir(root)):
-        if os.path.isfile(os.path.join(root, name, "model.json")):
+        if os.path.isfile(os.path.join(root, name, description)):
           found.setdefault(name, os.path.join(root, name))
   return found
 
@@ -87,6 +93,37 @@ def write_fingerprint(folder: str, fingerprint: bytes) -> None:
   """Stores 8 bytes in a folder, as 16 hexadecimal digits."""
   with open(os.path.join(folder, "fingerprint"), "w", encoding="ascii") as file:
     file.write(fingerprint.hex() + "\n")
+
+
+def read_arrays(path: str) -> dict[str, np.ndarray]:
+  """Returns the arrays of an .npz file by name; no objects.
+
+  Raises:
+    FileNotFoundError: there is none.
+    ValueError: it is damaged.
+  """
+  try:
+    with np.load(path, allow_pickle=False) as arrays:
+      return {name: arrays[name] for name in arrays.files}
+  except FileNotFoundError:
+    raise
+  except Exception as error:  # numpy, zipfile and zlib raise whatever damage leads them to.
+    raise ValueError(f"{os.path.basename(path)}: {reason(error)}") from error
+
+
+def check_replaceable(folder: str, description: str = DESCRIPTION) -> None:
+  """Raises ModelError where writing a folder would destroy something of another kind.
+
+  Args:
+    folder: to write.
+    description: file that a folder of its kind has.
+  """
+  is_kind = os.path.isfile(os.path.join(folder, description))
+  if os.path.exists(folder) and not is_kind and (not os.path.isdir(folder) or os.listdir(folder)):
+    raise ModelError(
+      f"{folder} holds something else than a {os.path.splitext(description)[0]}, expected a "
+      f"{os.path.splitext(description)[0]}, an empty folder or none; name another folder"
+    )
 
 
 def describe(path_or_name: str) -> dict[str, object]:

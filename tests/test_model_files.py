@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 import khuvcm_tf
-from khuvcm_tf import codecs, coding, model_files, model_folders
+from khuvcm_tf import atomic_files, codecs, coding, model_files, model_folders
 from khuvcm_tf.entropy.integer import entropy_model as integer_entropy_model
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "bmshj2018" / "model"
@@ -139,7 +139,7 @@ class TestSave:
     whole = {name: (folder / name).read_bytes() for name in FILES}
     monkeypatch.setattr(module[failing], failing, fail)
     with pytest.raises(
-      coding.ModelError,
+      atomic_files.FileError,
       match=rf"{folder} was not written: No space left on device; expected a writable place",
     ):
       _save(folder, codec, noise)
@@ -158,7 +158,7 @@ class TestSave:
       rename(source, target)
 
     monkeypatch.setattr(os, "rename", fail_once_at_the_second)
-    with pytest.raises(coding.ModelError, match="was not written: Input/output error"):
+    with pytest.raises(atomic_files.FileError, match="was not written: Input/output error"):
       _save(folder, codec, noise)
     assert len(calls) == 3
     assert sorted(os.listdir(folder)) == list(FILES)
@@ -296,7 +296,7 @@ class TestDamage:
       except _Reached:
         harmless += 1
         # Names are in no checksum of an archive, but in that of the integers and the codec.
-        for key, array in model_files._read_arrays(str(folder / name)).items():
+        for key, array in model_folders.read_arrays(str(folder / name)).items():
           np.testing.assert_array_equal(array, arrays.get(key, array))
     assert harmless < 60
 

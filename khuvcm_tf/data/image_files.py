@@ -117,6 +117,7 @@ def read_image(
   alpha: str = "refuse",
   max_pixels: int = MAX_PIXELS,
   warn: Callable[..., None] = logging.warning,
+  file: BinaryIO | None = None,
 ) -> np.ndarray:
   """Reads one image as 8-bit sRGB or grey. Several threads may read at once.
 
@@ -131,6 +132,7 @@ def read_image(
     max_pixels: images of more pixels are refused before they are decoded.
     warn: called with a format and its arguments, as those of `logging.warning`, for each change
       of the colours.
+    file: is read in place of the file at `path`, which then only names it in errors.
 
   Returns:
     uint8 array [H, W, 3], or [H, W, 1] for a grey image; writable.
@@ -140,7 +142,7 @@ def read_image(
       "refuse", or has more than 8 bits per sample.
   """
   background = _background(alpha)
-  with _opened(path, max_pixels) as (image, _):
+  with _opened(path, max_pixels, file) as (image, _):
     # Decodes; the image keeps its mode and `info`.
     ImageOps.exif_transpose(image, in_place=True)
   with _pillow_is_quiet():

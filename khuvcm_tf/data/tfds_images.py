@@ -62,17 +62,21 @@ class TfdsImages:
     return f"{self.name}/{number}"
 
   def shorter_side(self, number: int) -> int:
-    """Returns the smaller of height and width in pixels, from the image's header.
+    """Returns the smaller of height and width as `size` reads them."""
+    return min(self.size(number))
+
+  def size(self, number: int) -> tuple[int, int]:
+    """Returns height and width in pixels, from the image's header.
 
     Raises:
       image_files.ImageError: the header is damaged.
     """
     name = self.name_of(number)
     try:
-      header = image_files.read_header(name, file=io.BytesIO(self._encoded(number, _HEAD)))
+      header = image_files.read_header(name, file=io.BytesIO(self.encoded(number, _HEAD)))
     except image_files.ImageError:
-      header = image_files.read_header(name, file=io.BytesIO(self._encoded(number)))
-    return min(header.width, header.height)
+      header = image_files.read_header(name, file=io.BytesIO(self.encoded(number)))
+    return header.height, header.width
 
   def read(self, number: int) -> np.ndarray:
     """Decodes one image as TFDS does.
@@ -86,15 +90,19 @@ class TfdsImages:
     name = self.name_of(number)
     try:
       with tf.device("CPU:0"):
-        image = self._feature.decode_example(tf.constant(self._encoded(number))).numpy()
+        image = self._feature.decode_example(tf.constant(self.encoded(number))).numpy()
     except tf.errors.OpError as error:
       raise DataError(f"{name}: damaged: {error.message.splitlines()[0]}") from error
     if image.ndim != 3 or image.shape[2] not in (1, 3):
       raise DataError(f"{name}: image is {list(image.shape)}, expected [H, W, 1 or 3]")
     return image
 
-  def _encoded(self, number: int, most: int | None = None) -> bytes:
-    """Reads an image as it is stored, or its first bytes."""
+  def encoded(self, number: int, most: int | None = None) -> bytes:
+    """Reads an image as it is stored, PNG or JPEG, or its first bytes.
+
+    Raises:
+      DataError: the file cannot be read.
+    """
     path, (start, stop) = self._paths[self._files[number]], self._spans[number]
     size = int(stop - start)
     try:
@@ -105,13 +113,14 @@ class TfdsImages:
       raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def find(name: str, splits: Sequence[str]) -> TfdsImages:
+def find(name: str, splits: Sequence[str], data_dir: str | None = None) -> TfdsImages:
   """Prepares a data set where it is not, and indexes a split of it.
 
   Args:
     name: `NAME` or `NAME:SPLIT`, of TFDS or of this project (`builders`); SPLIT may be a part or a
       sum of splits, such as `train[:10%]`.
     splits: names of splits; the first that is there is taken where `name` has none.
+    data_dir: folder of prepared data sets; None for TFDS's own.
 
   Raises:
     DataError: there is no such data set or split, it was not downloaded, or it has no feature
@@ -124,7 +133,7 @@ def find(name: str, splits: Sequence[str]) -> TfdsImages:
 
   name, _, split = name.partition(":")
   try:
-    builder = tfds.builder(name)
+    builder = tfds.builder(name, **({"data_dir": data_dir} if data_dir else {}))
     builder.download_and_prepare()
     info = builder.info
     split = split or next((each for each in splits if each in info.splits), "")

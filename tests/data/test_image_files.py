@@ -64,6 +64,17 @@ def test_jpeg_comes_in_as_opencv_decodes_it(folder):
   assert np.abs(difference).max() <= 1
 
 
+def test_an_open_file_is_read_in_place_of_the_path_that_names_it():
+  pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+  file = io.BytesIO()
+  Image.fromarray(pixels).save(file, "PNG")
+  data = file.getvalue()
+  read = image_files.read_image("set/7", file=io.BytesIO(data))
+  np.testing.assert_array_equal(read, pixels)
+  with pytest.raises(ImageError, match="set/7: damaged or cut short"):
+    image_files.read_image("set/7", file=io.BytesIO(data[:-40]))
+
+
 def test_palette_becomes_rgb(folder):
   Image.fromarray(_COLOUR).quantize(16).save("a.png")
   with Image.open("a.png") as image:

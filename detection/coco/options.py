@@ -1,0 +1,35 @@
+"""Options of programs that run a detector on a data set; nothing here imports TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from khuvcm_tf.options import option
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetOptions:
+  """The data set: either --annotations with --images, or --dataset."""
+
+  annotations: str | None = option(None, "Annotations in COCO's format, a JSON file.")
+  images: str | None = option(None, "Folder of the images that --annotations names.")
+  dataset: str | None = option(
+    None, "A data set of TensorFlow Datasets with boxes, such as coco/2017."
+  )
+  split: str = option(
+    "validation", "Split of --dataset, or a part of one, such as 'validation[:10%]'."
+  )
+  data_dir: str | None = option(
+    None, "Folder of TensorFlow Datasets; default: $TFDS_DATA_DIR or ~/tensorflow_datasets."
+  )
+  limit: int | None = option(None, "Take the first images only, this many.", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateDetectorOptions(DatasetOptions):
+  """Options of `evaluate_detector`."""
+
+  detector: str | None = option(
+    None, "A shipped detector's name or a detector's folder.", required=True
+  )
+  output: str | None = option(None, "Folder for the results.", required=True)

@@ -1,0 +1,123 @@
+"""A detector for images as they are: resized on the way in, objects in the image's own pixels.
+
+Source: `DefaultPredictor` in `detectron2/engine/defaults.py`; `ResizeShortestEdge` and
+`ResizeTransform` in `detectron2/data/transforms`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from detection import detector_files, postprocessing
+from detection.config import LEVELS
+from detection.detector import Detector
+from detection.postprocessing import Objects
+
+
+class ImageFeatures(NamedTuple):
+  """The features of one image, and what is needed to go on from them.
+
+  Attributes:
+    levels: `p2` to `p6`, each float32 [H, W, C].
+    image_size: height and width of the resized image, without padding.
+    original_size: height and width of the image itself.
+  """
+
+  levels: dict[str, np.ndarray]
+  image_size: tuple[int, int]
+  original_size: tuple[int, int]
+
+
+def resized_shape(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
+  """Returns height and width with a short side of `short_side`, a long one of `max_side` at most.
+
+  Example:
+    >>> resized_shape(427, 640, 800, 1333)
+    (800, 1199)
+  """
+  scale = short_side / min(height, width)
+  if height < width:
+    new_height, new_width = short_side, scale * width
+  else:
+    new_height, new_width = scale * height, short_side
+  if max(new_height, new_width) > max_side:
+    scale = max_side / max(new_height, new_width)
+    new_height, new_width = new_height * scale, new_width * scale
+  return max(1, int(new_height + 0.5)), max(1, int(new_width + 0.5))
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """Resizes uint8 [H, W, 3] to height and width `size`, by Pillow's bilinear filter.
+
+  The filter widens where the image shrinks, so that nothing aliases; values are rounded to uint8.
+  """
+  return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+
+
+class Predictor:
+  """A detector that was loaded, for one image at a time.
+
+  Args:
+    detector: the network.
+    categories: the name of each class.
+    fingerprint: of the detector's folder; "" where there is none.
+  """
+
+  def __init__(self, detector: Detector, categories: tuple[str, ...], fingerprint: str = ""):
+    self.detector, self.categories, self.fingerprint = detector, categories, fingerprint
+    self._config = detector.config
+    channels = detector.config.fpn_channels
+    images = tf.TensorSpec([None, None, None, 3], tf.uint8)
+    sizes = tf.TensorSpec([None, 2], tf.int32)
+    size = tf.TensorSpec([2], tf.int32)
+    levels = {level: tf.TensorSpec([None, None, None, channels], tf.float32) for level in LEVELS}
+    self._extract = tf.function(detector.extract_features, input_signature=[images, sizes])
+
+    def objects(features, image_size, original_size):
+      detections = detector.from_features(features, image_size[tf.newaxis])
+      return postprocessing.to_original(detections, 0, image_size, original_size)
+
+    self._objects = tf.function(objects, input_signature=[levels, size, size])
+
+  def __call__(self, image: np.ndarray) -> Objects:
+    """Returns what is in an image, as arrays of NumPy.
+
+    Args:
+      image: RGB or grey, uint8 [H, W, 3] or [H, W, 1].
+    """
+    return self.from_features(self.extract_features(image))
+
+  def extract_features(self, image: np.ndarray) -> ImageFeatures:
+    """Returns the features of an image, RGB or grey, uint8 [H, W, 3] or [H, W, 1]."""
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3) or not image.size:
+      raise ValueError(f"`image` is {image.dtype} {image.shape}, expected uint8 [H, W, 1 or 3]")
+    size = resized_shape(*image.shape[:2], self._config.short_side, self._config.max_side)
+    resized = resize(np.broadcast_to(image, (*image.shape[:2], 3)), size)
+    levels = self._extract(resized[np.newaxis], [size])
+    levels = {level: feature[0].numpy() for level, feature in levels.items()}
+    return ImageFeatures(levels, size, image.shape[:2])
+
+  def from_features(self, features: ImageFeatures) -> Objects:
+    """Returns what features lead to, as arrays of NumPy."""
+    levels = {level: feature[np.newaxis] for level, feature in features.levels.items()}
+    objects = self._objects(levels, features.image_size, features.original_size)
+    return Objects(*(None if value is None else value.numpy() for value in objects))
+
+
+def load(path_or_name: str, **changes) -> Predictor:
+  """Loads a detector by path or name.
+
+  Args:
+    path_or_name: as `detector_files.load` takes it.
+    **changes: fields of the config that are to differ, such as `short_side` or `min_score`.
+
+  Raises:
+    detector_files.DetectorError: there is no such detector, or it is damaged.
+  """
+  detector, description, fingerprint = detector_files.load(path_or_name, **changes)
+  return Predictor(detector, tuple(description["categories"]), fingerprint)
