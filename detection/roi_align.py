@@ -9,6 +9,10 @@ one of rows and one of columns, so all of a box is two matrix products:
 
   rows [S, h] @ window of the map [h, w, C] @ columns [S, w]^T
 
+There are two forms, equal within rounding: `roi_align` takes for each box the window that it
+covers; `roi_align_static` takes the whole map, so that all shapes are known before anything runs,
+as XLA needs it.
+
 Letters: B images, N boxes, C channels, S the side of the output.
 """
 
@@ -90,6 +94,87 @@ def roi_align(
 
   spec = tf.TensorSpec([size, size, channels], features.dtype)
   return tf.map_fn(pool, (boxes, image), fn_output_signature=spec)
+
+
+def pool_levels_static(features: dict[str, tf.Tensor], boxes: tf.Tensor, size: int) -> tf.Tensor:
+  """Pools each box from its own level, in shapes that are static if those of the arguments are.
+
+  Args:
+    features: `p2` to `p5`, each [B, H / stride, W / stride, C].
+    boxes: [B, N, 4] in pixels.
+    size: S.
+
+  Returns:
+    [B, N, S, S, C].
+  """
+  levels, pooled = assign_levels(boxes), 0.0
+  for number, level in enumerate(BOX_LEVELS, 2):
+    is_here = (levels == number)[..., tf.newaxis]
+    # Boxes of other levels are empty here, and give zeros.
+    here = tf.where(is_here, boxes, 0.0)
+    pooled += roi_align_static(features[level], here, size, 1 / STRIDES[level])
+  return pooled
+
+
+def roi_align_static(features: tf.Tensor, boxes: tf.Tensor, size: int, scale: float) -> tf.Tensor:
+  """Pools boxes [B, N, 4] of each image from one map [B, H, W, C], by way of the whole map.
+
+  Args:
+    features, boxes: as above, of static shapes; boxes in pixels.
+    size: S.
+    scale: elements of the map for each pixel.
+
+  Returns:
+    [B, N, S, S, C].
+  """
+  batch, height, width, channels = features.shape
+  count = boxes.shape[1]
+  boxes = boxes * scale - 0.5
+  rows = _whole_weights(boxes[..., 1], boxes[..., 3], size, height)  # [B, N, S, H]
+  columns = _whole_weights(boxes[..., 0], boxes[..., 2], size, width)
+  rows = tf.reshape(rows, [batch, count * size, height])
+  across = tf.matmul(rows, tf.reshape(features, [batch, height, width * channels]))
+  across = tf.reshape(across, [batch, count, size, width, channels])
+  return tf.matmul(
+    tf.broadcast_to(columns[:, :, tf.newaxis], [*across.shape[:3], size, width]), across
+  )
+
+
+def mask_targets(masks: tf.Tensor, boxes: tf.Tensor, size: int) -> tf.Tensor:
+  """Returns what a mask head is trained towards: masks within boxes, 0 or 1, [B, N, size, size].
+
+  Args:
+    masks: of each box's ground truth, 0 or 1, float32 [B, N, H, W].
+    boxes: [B, N, 4] in pixels.
+    size: of a predicted mask.
+  """
+  batch, count, height, width = masks.shape
+  maps = tf.reshape(masks, [batch * count, height, width, 1])
+  pooled = roi_align_static(maps, tf.reshape(boxes, [batch * count, 1, 4]), size, 1.0)
+  return tf.cast(tf.reshape(pooled, [batch, count, size, size]) >= 0.5, tf.float32)
+
+
+def _whole_weights(start: tf.Tensor, end: tf.Tensor, size: int, length: int) -> tf.Tensor:
+  """Returns the weights of all rows of a map in the bins of boxes: [B, N, S, length].
+
+  Args:
+    start, end: of the boxes, as positions on the map, [B, N].
+    size: S.
+    length: rows of the map.
+  """
+  start, end = start[..., tf.newaxis, tf.newaxis], end[..., tf.newaxis, tf.newaxis]
+  bin_size = (end - start) / size
+  samples = tf.maximum(tf.math.ceil(bin_size), 0.0)  # of each bin
+  bins = tf.range(size, dtype=tf.float32)[:, tf.newaxis]
+  # Boxes are within the image: no bin has more samples.
+  steps = tf.range(-(-(length + 1) // size), dtype=tf.float32)
+  safe = tf.maximum(samples, 1.0)
+  position = start + bins * bin_size + (steps + 0.5) * bin_size / safe  # [B, N, S, samples]
+  inside = tf.logical_and(position >= -1.0, position <= length)
+  weight = tf.where(tf.logical_and(inside, steps < samples), 1 / safe, 0.0)
+  position = tf.clip_by_value(position, 0.0, length - 1.0)
+  distance = tf.abs(position[..., tf.newaxis] - tf.range(length, dtype=tf.float32))
+  return tf.reduce_sum(weight[..., tf.newaxis] * tf.maximum(1.0 - distance, 0.0), -2)
 
 
 def _weights(

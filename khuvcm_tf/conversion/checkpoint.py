@@ -5,9 +5,10 @@
 | `PK`                 | zip of torch.save: NAME/data.pkl, NAME/data/KEY, NAME/byteorder     |
 |                      | zip of numpy.savez: one .npy for each tensor                        |
 | 0x80                 | torch.save before 1.6: five pickles, then the storages in turn      |
+|                      | a pickle of NumPy's arrays, as in detectron2's model zoo            |
 | `{` at byte 8        | safetensors: u64 length of a header, the header in JSON, the data   |
 
-Pickles are executed by `torch_pickle`, on plain values only. A size is compared with what the
+Pickles are executed by `pickle_machine`, on plain values only. A size is compared with what the
 file has left before memory is taken, and nothing is decompressed, so what a file can take is
 bounded by a small multiple of its length.
 
@@ -29,8 +30,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from khuvcm_tf.conversion import torch_pickle
-from khuvcm_tf.conversion.torch_pickle import SAVE_ANEW, CheckpointError, product, shown
+from khuvcm_tf.conversion.numpy_pickle import Array
+from khuvcm_tf.conversion.pickle_machine import (
+  MAX_RANK,
+  SAVE_ANEW,
+  CheckpointError,
+  product,
+  shown,
+)
+from khuvcm_tf.conversion.torch_pickle import Machine, Tensor
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the older format
 _PROTOCOL = 1001  # second one
@@ -71,10 +79,11 @@ def read(path: str) -> dict[str, np.ndarray]:
 
   Formats are recognized by content, whatever the file's name. Where a checkpoint of training wraps
   the weights in a dict of its own, the dict under `state_dict`, `model` or `net` is taken, in this
-  order; its other entries are left aside, and so is what in a state dict is no tensor.
+  order; its other entries are left aside, and so is what in a state dict is no tensor and no array.
 
   Args:
-    path: of a file of torch.save (zip or older), safetensors or numpy.savez.
+    path: of a file of torch.save (zip or older), safetensors or numpy.savez, or of a pickle of
+      NumPy's arrays.
 
   Returns:
     Name -> array, in the file's order: float16, float32, float64, an integer type or bool, of the
@@ -110,17 +119,18 @@ def _file_bytes(path: str) -> bytes:
 
 
 def _reader(data: bytes) -> Callable[[bytes], dict[str, np.ndarray]]:
-  """Tells the format by content; refuses what is none of the four by its name."""
+  """Tells the format by content; refuses what is none of these by its name."""
   # First: lengths of headers may begin with any byte, zips and pickles have no `{` at byte 8.
   if data[7:9] == b"\0{":
     return _read_safetensors
   if data[:2] == b"PK":
     return _read_zip
   if data[:1] == b"\x80":
-    return _read_legacy
+    return _read_pickle
   found, remedy = _other_format(data)
   raise CheckpointError(
-    f"{found}; expected a checkpoint of torch.save, safetensors or numpy.savez; {remedy}"
+    f"{found}; expected a checkpoint of torch.save, safetensors or numpy.savez, or a pickle of "
+    f"NumPy's arrays; {remedy}"
   )
 
 
@@ -148,36 +158,69 @@ def _other_format(data: bytes) -> tuple[str, str]:
   return f"begins with the bytes {data[:8].hex()}, as no known format does", SAVE_ANEW
 
 
-def _arrays(content: object, elements: Callable[[str], bytes], order: str) -> dict[str, np.ndarray]:
+def _arrays(
+  content: object, elements: Callable[[str], bytes], order: str, size: int
+) -> dict[str, np.ndarray]:
   """Returns the tensors of an unpickled checkpoint.
 
   Args:
     content: what was pickled.
     elements: key of a storage -> its bytes in the file, or a KeyError.
     order: of them, "<" or ">".
+    size: of the pickle, in bytes: what its arrays have together is in it.
   """
+  state = _state_dict(content)
+  arrays = [value for value in state.values() if type(value) is Array]
+  if any(array.data is None for array in arrays):
+    raise ValueError("an array has no contents")
+  # Many arrays may refer to the same bytes, and each takes memory.
+  if sum(len(array.data) for array in arrays) > size:
+    raise ValueError("its arrays are larger together than their pickle")
+  flats = _storages([value for value in state.values() if type(value) is Tensor], elements, order)
+  return {
+    name: _array(value) if type(value) is Array else _view(value, flats[value.storage[:3]])
+    for name, value in state.items()
+  }
+
+
+def _state_dict(content: object) -> dict[str, Tensor | Array]:
+  """Returns the tensors and arrays of an unpickled checkpoint by name."""
   state = content
   if type(content) is dict:
     state = next((content[k] for k in _WRAPPERS if type(content.get(k)) is dict), content)
   tensors = {}
   if type(state) is dict:
-    tensors = {name: value for name, value in state.items() if type(value) is torch_pickle.Tensor}
+    tensors = {name: value for name, value in state.items() if type(value) in (Tensor, Array)}
   if not tensors:
-    what = (
-      f"a {type(state).__name__}"
-      if type(state) is not torch_pickle.Tensor
-      else "one tensor without name"
-    )
-    if type(state) is dict:
-      what = f"a dict of {', '.join(shown(key) for key in list(state)[:5]) or 'nothing'}"
-    raise CheckpointError(
-      f"holds {what} and no tensors by name; expected a state dict, or one under "
-      f"{', '.join(_WRAPPERS[:-1])} or {_WRAPPERS[-1]}; {SAVE_ANEW}"
-    )
+    raise CheckpointError(_without_tensors(state))
   if any(type(name) is not str for name in tensors):
     raise ValueError("a tensor has an integer for its name")
+  return tensors
+
+
+def _without_tensors(state: object) -> str:
+  """Returns what is wrong with a checkpoint that holds no tensors by name."""
+  what, expected, remedy = f"a {type(state).__name__}", "a state dict", SAVE_ANEW
+  if type(state) in (Tensor, Array):
+    what = "one tensor without name"
+  elif type(state) is dict and "blobs" in state:
+    what = "the blobs of Caffe2, which go by other names than a model's layers,"
+    expected = "the state dict of a whole model"
+    remedy = "take the file that PyTorch or detectron2 saved, such as model_final_*.pkl of its zoo"
+  elif type(state) is dict:
+    what = f"a dict of {', '.join(shown(key) for key in list(state)[:5]) or 'nothing'}"
+  return (
+    f"holds {what} and no tensors by name; expected {expected}, or one under "
+    f"{', '.join(_WRAPPERS[:-1])} or {_WRAPPERS[-1]}; {remedy}"
+  )
+
+
+def _storages(
+  tensors: list[Tensor], elements: Callable[[str], bytes], order: str
+) -> dict[tuple, np.ndarray]:
+  """Returns the storages that tensors lie in, each as [n]; arguments as of `_arrays`."""
   flats = {}
-  for tensor in tensors.values():
+  for tensor in tensors:
     storage = tensor.storage
     if storage[:3] not in flats:
       try:
@@ -190,10 +233,10 @@ def _arrays(content: object, elements: Callable[[str], bytes], order: str) -> di
           f"of {_item_bytes(storage.dtype)}"
         )
       flats[storage[:3]] = _numbers(data, storage.dtype, order)
-  return {name: _view(tensor, flats[tensor.storage[:3]]) for name, tensor in tensors.items()}
+  return flats
 
 
-def _view(tensor: torch_pickle.Tensor, flat: np.ndarray) -> np.ndarray:
+def _view(tensor: Tensor, flat: np.ndarray) -> np.ndarray:
   """Returns the view of a storage that a tensor is; NumPy checks its bounds once more."""
   if 0 in tensor.shape:
     return np.zeros(tensor.shape, flat.dtype)
@@ -202,6 +245,12 @@ def _view(tensor: torch_pickle.Tensor, flat: np.ndarray) -> np.ndarray:
   # A stride over a single element is never taken, and may be any number.
   strides = [stride if n > 1 else 0 for n, stride in zip(tensor.shape, strides)]
   return np.ndarray(tensor.shape, flat.dtype, flat, first, strides)
+
+
+def _array(array: Array) -> np.ndarray:
+  data = array.data.encode("latin-1") if type(array.data) is str else array.data
+  numbers = _numbers(data, array.dtype, array.order)
+  return numbers.reshape(array.stored_shape).transpose(array.axes)
 
 
 def _item_bytes(dtype: str) -> int:
@@ -225,7 +274,7 @@ def _numbers(data: bytes, dtype: str, order: str) -> np.ndarray:
   return numbers
 
 
-# --- The four formats
+# --- The formats
 
 
 def _read_zip(data: bytes) -> dict[str, np.ndarray]:
@@ -249,12 +298,13 @@ def _read_zip(data: bytes) -> dict[str, np.ndarray]:
     order = archive.read(f"{root}byteorder") if f"{root}byteorder" in entries else b"little"
     if order not in (b"little", b"big"):
       raise ValueError(f"byteorder is {shown(order)}, expected little or big")
-    machine = torch_pickle.Machine()
-    content = machine.run(io.BytesIO(archive.read(f"{root}data.pkl")))
+    pickled = archive.read(f"{root}data.pkl")
+    content = Machine().run(io.BytesIO(pickled))
     return _arrays(
       content,
       lambda key: archive.read(f"{root}data/{key}"),
       "<" if order == b"little" else ">",
+      len(pickled),
     )
 
 
@@ -287,20 +337,28 @@ def _npy(data: bytes) -> np.ndarray:
     )
   order, dtype, transposed, sizes = (group.decode() for group in header.groups())
   shape = tuple(int(n) for n in sizes.split(",") if n.strip())
-  if len(shape) > torch_pickle.MAX_RANK or math.prod(shape) * _item_bytes(dtype) != len(data) - end:
+  if len(shape) > MAX_RANK or math.prod(shape) * _item_bytes(dtype) != len(data) - end:
     raise ValueError(f"an array of shape {product(shape)} has {len(data) - end} bytes")
   numbers = _numbers(memoryview(data)[end:], dtype, ">" if order == ">" else "<")
   return numbers.reshape(shape, order="F" if transposed == "True" else "C")
 
 
-def _read_legacy(data: bytes) -> dict[str, np.ndarray]:
-  """Magic, protocol, system, content and keys, each a pickle; for each key count and elements."""
-  stream, machine = io.BytesIO(data), torch_pickle.Machine()
-  magic = machine.run(stream)
-  if type(magic) is not int or magic != _MAGIC:
-    raise CheckpointError(
-      f"is a pickle, but not of torch.save; expected a checkpoint of torch.save; {SAVE_ANEW}"
-    )
+def _read_pickle(data: bytes) -> dict[str, np.ndarray]:
+  """A pickle that holds its arrays itself, or the first one of the older format of torch.save."""
+  stream, machine = io.BytesIO(data), Machine()
+  content = machine.run(stream)
+  if type(content) is int and content == _MAGIC:
+    return _read_legacy(data, stream, machine)
+  if stream.read(1):
+    raise ValueError("something follows the end of its pickle")
+  return _arrays(content, {}.__getitem__, "<", len(data))
+
+
+def _read_legacy(data: bytes, stream: io.BytesIO, machine: Machine) -> dict[str, np.ndarray]:
+  """After the magic: protocol, system, content and keys, each a pickle; for each key its elements.
+
+  Before the elements stands their count.
+  """
   protocol, system = machine.run(stream), machine.run(stream)
   if type(protocol) is not int or protocol != _PROTOCOL:
     raise ValueError(f"the protocol is not {_PROTOCOL}")
@@ -322,7 +380,7 @@ def _read_legacy(data: bytes) -> dict[str, np.ndarray]:
       raise ValueError(f"storage {shown(key)} of {size} bytes reaches beyond the end of the file")
     elements[key] = memoryview(data)[position + 8 : position + 8 + size]
     position += 8 + size
-  return _arrays(content, elements.__getitem__, "<")
+  return _arrays(content, elements.__getitem__, "<", len(data))
 
 
 def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
@@ -343,7 +401,7 @@ def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
         f"tensor {shown(name)} has dtype {shown(code)}; expected one of "
         f"{', '.join(_SAFETENSORS)}; convert it to one of them"
       )
-    if type(shape) is not list or len(shape) > torch_pickle.MAX_RANK:
+    if type(shape) is not list or len(shape) > MAX_RANK:
       raise ValueError(f"tensor {shown(name)} has no shape")
     if not all(type(n) is int and 0 <= n < 2**63 for n in (begin, end, *shape)):
       raise ValueError(f"tensor {shown(name)} has a shape or offsets that are no sizes")

@@ -32,7 +32,7 @@ from absl import logging
 from khuvcm_tf import codecs, coding, errors, layers, model_files
 from khuvcm_tf.codecs import codec as codec_lib
 from khuvcm_tf.conversion import checkpoint as checkpoint_lib
-from khuvcm_tf.conversion import torch_pickle
+from khuvcm_tf.conversion import pickle_machine
 from khuvcm_tf.data import pipeline, sample_photos
 from khuvcm_tf.entropy import factorized
 
@@ -391,7 +391,7 @@ def _middle_quantiles(quantiles: np.ndarray) -> np.ndarray:
 
 def _name(key: str) -> str:
   """Returns a name of a file's as printable text of bounded length."""
-  return torch_pickle.shown(key)[1:-1]
+  return pickle_machine.shown(key)[1:-1]
 
 
 def _text(arguments: dict[str, object]) -> str:

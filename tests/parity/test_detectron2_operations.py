@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from detection import anchors, box_head, boxes, fpn, postprocessing, proposals, roi_align
+from detection import (
+  anchors,
+  box_head,
+  boxes,
+  fpn,
+  losses,
+  matching,
+  postprocessing,
+  proposals,
+  roi_align,
+)
 from detection.box_head import Detections
 from detection.config import BOX_LEVELS, LEVELS, Config
 from detection.detector import Detector
@@ -265,3 +275,120 @@ def test_preprocessing_of_a_batch(name):
     batch[number, :height, :width] = stored[f"image{number}_bgr"][..., ::-1]
   got = Detector(config).preprocess(batch, sizes.astype(np.int32))
   assert_near(got, nhwc(stored["out"]))
+
+
+def _all_anchors() -> np.ndarray:
+  stored = operation("anchors")
+  return np.concatenate([stored[level] for level in LEVELS])
+
+
+def _iou(truth: np.ndarray, others: np.ndarray) -> tf.Tensor:
+  return matching.pairwise_iou(tf.constant(truth[np.newaxis]), tf.constant(others[np.newaxis]))
+
+
+def test_pairwise_iou():
+  stored = operation("pairwise_iou")
+  assert_near(matching.pairwise_iou(stored["gt"], stored["anchors"]), stored["out"])
+
+
+def test_matching_of_anchors():
+  stored = operation("matcher_rpn")
+  low, high = stored["thresholds"].tolist()
+  index, labels = matching.match(_iou(stored["gt"], _all_anchors()), low, high, keep_best=True)
+  np.testing.assert_array_equal(labels[0], stored["labels"])
+  np.testing.assert_array_equal(index[0], stored["matched_index"])
+
+
+def test_matching_of_proposals():
+  stored = operation("matcher_roi")
+  threshold = float(stored["threshold"])
+  iou = _iou(stored["gt"], stored["proposals"])
+  index, labels = matching.match(iou, threshold, threshold, keep_best=False)
+  np.testing.assert_array_equal(labels[0], stored["labels"])
+  np.testing.assert_array_equal(index[0], stored["matched_index"])
+
+
+def test_matching_at_the_thresholds():
+  stored = operation("matcher_edges")
+  index, labels = matching.match(tf.constant(stored["quality"][np.newaxis]), 0.3, 0.7, True)
+  np.testing.assert_array_equal(labels[0], stored["labels"])
+  np.testing.assert_array_equal(index[0], stored["matched_index"])
+
+
+def test_matching_without_ground_truth():
+  count = int(operation("matcher_no_gt")["n"])
+  index, labels = matching.match(tf.fill([1, 3, count], -1.0), 0.3, 0.7, True)
+  np.testing.assert_array_equal(labels[0], operation("matcher_no_gt")["labels"])
+  np.testing.assert_array_equal(index[0], operation("matcher_no_gt")["matched_index"])
+
+
+@pytest.mark.parametrize("beta", ["0.000", "0.111", "1.000"])
+def test_smooth_l1(beta):
+  stored = operation(f"smooth_l1_beta_{beta}")
+  got = losses.smooth_l1(stored["pred"], stored["target"], float(stored["beta"]))
+  assert_near(got, stored["out_none"])
+
+
+def test_losses_of_proposals_and_their_gradients():
+  stored, inputs = operation("rpn_losses"), operation("rpn_select_in")
+  logits = tf.Variable(np.concatenate([inputs[f"logits_{level}"] for level in LEVELS])[np.newaxis])
+  deltas = tf.Variable(np.concatenate([inputs[f"deltas_{level}"] for level in LEVELS])[np.newaxis])
+  with tf.GradientTape() as tape:
+    objectness, box = losses.rpn_losses(
+      logits,
+      deltas,
+      _all_anchors(),
+      stored["labels"][np.newaxis].astype(np.int32),
+      stored["matched_gt_boxes"][np.newaxis],
+      (1.0, 1.0, 1.0, 1.0),
+      float(stored["batch_size_per_image"]),
+    )
+    total = objectness + box
+  assert_near(objectness, stored["loss_rpn_cls"])
+  assert_near(box, stored["loss_rpn_loc"])
+  gradients = tape.gradient(total, [logits, deltas])
+  assert_near(gradients[0][0], stored["grad_logits"], 1e-6)
+  assert_near(gradients[1][0], stored["grad_deltas"], 1e-6)
+
+
+def test_losses_of_boxes_and_their_gradients():
+  stored = operation("roi_losses")
+  logits = tf.Variable(stored["cls_logits"])
+  deltas = tf.Variable(stored["bbox_deltas"].reshape(len(stored["cls_logits"]), -1, 4))
+  with tf.GradientTape() as tape:
+    classification, box = losses.box_losses(
+      logits,
+      deltas,
+      stored["proposal_boxes"],
+      stored["gt_classes"].astype(np.int32),
+      stored["matched_gt_boxes"],
+      np.ones(len(stored["gt_classes"]), bool),
+      (10.0, 10.0, 5.0, 5.0),
+    )
+    total = classification + box
+  assert_near(classification, stored["loss_cls"])
+  assert_near(box, stored["loss_box_reg"])
+  gradients = tape.gradient(total, [logits, deltas])
+  assert_near(gradients[0], stored["grad_cls_logits"], 1e-6)
+  assert_near(gradients[1], stored["grad_bbox_deltas"].reshape(deltas.shape), 1e-6)
+
+
+def test_targets_and_loss_of_masks():
+  stored, inputs = operation("mask_loss_bitmask"), operation("mask_loss_in")
+  masks = inputs["gt_bitmasks"][stored["gt_index"]].astype(np.float32)
+  targets = roi_align.mask_targets(
+    tf.constant(masks[np.newaxis]), tf.constant(stored["proposal_boxes"][np.newaxis]), 28
+  )[0]
+  np.testing.assert_array_equal(targets, stored["targets_28"].astype(np.float32))
+  given = np.ones(len(targets), bool)
+  assert_near(
+    losses.mask_loss(inputs["mask_logits_of_gt_class"], targets, given), stored["loss_mask"]
+  )
+
+
+@pytest.mark.parametrize("size", [7, 14])
+def test_static_roi_align_is_the_other_form(size):
+  stored, features = operation(f"roi_pooler_{size}"), operation("roi_pooler_features")
+  levels = {level: tf.constant(nhwc(features[level])) for level in BOX_LEVELS}
+  got = roi_align.pool_levels_static(levels, tf.constant(stored["boxes"][np.newaxis]), size)
+  assert_near(got[0], nhwc(stored["out"]))

@@ -466,10 +466,10 @@ def test_a_file_is_converted_to_float16_and_replaces_a_detector(checkpoint, stat
   assert os.listdir(tmp_path) == ["out"]
 
 
-def test_a_folder_that_holds_something_else_is_refused(checkpoint, tmp_path):
+def test_a_folder_that_holds_something_else_is_refused_before_the_file_is_read(tmp_path):
   (tmp_path / "letter.txt").write_text("to a friend", encoding="utf-8")
   with pytest.raises(model_folders.ModelError, match="holds something else than a detector"):
-    detectron2.convert_file(str(checkpoint), "tiny", str(tmp_path))
+    detectron2.convert_file(str(tmp_path / "missing.pkl"), "tiny", str(tmp_path))
   assert os.listdir(tmp_path) == ["letter.txt"]
 
 

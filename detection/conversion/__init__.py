@@ -1,0 +1,1 @@
+"""Weights that other systems trained, in the project's detectors."""
