@@ -20,18 +20,19 @@ _RESNETS = {
 }
 
 
-def create(name: str, width: int) -> tf.keras.layers.Layer:
+def create(name: str, width: int, norm: str) -> tf.keras.layers.Layer:
   """Returns a new backbone.
 
   Args:
     name: of it.
     width: channels of the stem, where it is a ResNet.
+    norm: which of `layers.NORMS` a ResNet has.
 
   Raises:
     ConfigError: there is none of this name.
   """
   if name in _RESNETS:
-    return _RESNETS[name](width=width)
+    return _RESNETS[name](width=width, norm=norm)
   if name == "nanodet_g":
     return NanoDetG()
   raise ConfigError(

@@ -21,9 +21,10 @@ def area(boxes: tf.Tensor) -> tf.Tensor:
 
 
 def clip(boxes: tf.Tensor, image_size: tf.Tensor) -> tf.Tensor:
-  """Returns the part of each box [..., 4] that lies in an image of [height, width]."""
-  height, width = tf.unstack(tf.cast(image_size, boxes.dtype))
-  return tf.clip_by_value(boxes, 0.0, tf.stack([width, height, width, height]))
+  """Returns the part of each box [..., N, 4] that lies in its image [height, width] of [..., 2]."""
+  height, width = tf.unstack(tf.cast(image_size, boxes.dtype), axis=-1)
+  limits = tf.stack([width, height, width, height], -1)[..., tf.newaxis, :]
+  return tf.minimum(tf.maximum(boxes, 0.0), limits)
 
 
 def are_nonempty(boxes: tf.Tensor) -> tf.Tensor:
@@ -84,3 +85,22 @@ def nms(
     Indices of the boxes kept, best first: int32 [at most `max_count`].
   """
   return tf.image.non_max_suppression(boxes, scores, max_count, max_iou, min_score)
+
+
+def nms_static(
+  boxes: tf.Tensor, scores: tf.Tensor, max_iou: float, max_count: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """As `nms`, in shapes that are known before anything runs.
+
+  Args:
+    boxes: [B, N, 4].
+    scores: [B, N], falling.
+    max_iou: intersection over union.
+    max_count: M; no more boxes are kept.
+
+  Returns:
+    Indices of the boxes kept, best first, int32 [B, M], and how many these are, int32 [B].
+  """
+  return tf.image.non_max_suppression_padded(
+    boxes, scores, max_count, max_iou, pad_to_max_output_size=True, sorted_input=True
+  )

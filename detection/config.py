@@ -26,6 +26,7 @@ class Config:
   Attributes:
     backbone: name in `detection.backbones`.
     width: channels of the stem of a ResNet; those of the stages follow (RESNETS.STEM_OUT_CHANNELS).
+    norm: of a ResNet: "frozen", or "batch" where it is trained from nothing (RESNETS.NORM).
     masks: whether there is a mask head (MODEL.MASK_ON).
     num_classes: without background (ROI_HEADS.NUM_CLASSES).
     fpn_channels: C of P2-P6 (FPN.OUT_CHANNELS).
@@ -49,6 +50,7 @@ class Config:
 
   backbone: str
   width: int = 64
+  norm: str = "frozen"
   masks: bool = False
   num_classes: int = 80
   fpn_channels: int = 256

@@ -98,7 +98,8 @@ class Detector(tf.keras.Model):
   def __init__(self, config: Config):
     super().__init__()
     self.config = config
-    self.backbone = FPN(backbones.create(config.backbone, config.width), config.fpn_channels)
+    bottom_up = backbones.create(config.backbone, config.width, config.norm)
+    self.backbone = FPN(bottom_up, config.fpn_channels)
     self.proposal_generator = RPN(config)
     self.roi_heads = ROIHeads(config)
 

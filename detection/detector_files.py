@@ -9,11 +9,12 @@ Results and features that are stored carry the fingerprint of the detector that 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -91,7 +92,7 @@ def load(path_or_name: str, **changes) -> tuple[Detector, dict[str, object], str
     DetectorError: there is no such detector, or it is damaged.
   """
   folder = find(path_or_name)
-  try:
+  with _damage_named(folder):
     description = _read_description(folder)
     weights = model_folders.read_arrays(os.path.join(folder, "weights.npz"))
     stored = model_folders.read_fingerprint(folder)
@@ -104,12 +105,41 @@ def load(path_or_name: str, **changes) -> tuple[Detector, dict[str, object], str
     with layers.weights_assigned():
       detector = Detector(dataclasses.replace(config, **changes))
     detector.assign_weights(weights)
+  return detector, description, fingerprint.hex()
+
+
+def read_config(path_or_name: str) -> Config:
+  """Returns the config of a detector that is named as for `load`.
+
+  Raises:
+    DetectorError: there is no such detector, or it is damaged.
+  """
+  folder = find(path_or_name)
+  with _damage_named(folder):
+    return Config.from_json(_read_description(folder)["config"])
+
+
+def read_weights(path_or_name: str) -> dict[str, np.ndarray]:
+  """Returns the weights of a detector that is named as for `load`, by name.
+
+  Raises:
+    DetectorError: there is no such detector, or it is damaged.
+  """
+  folder = find(path_or_name)
+  with _damage_named(folder):
+    return model_folders.read_arrays(os.path.join(folder, "weights.npz"))
+
+
+@contextlib.contextmanager
+def _damage_named(folder: str) -> Iterator[None]:
+  """Within, what reading a damaged folder raises becomes a DetectorError that names it."""
+  try:
+    yield
   except (OSError, ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
     raise DetectorError(
       f"{folder} is not a whole detector: {model_folders.reason(error)}; copy it again from its "
       "source"
     ) from error
-  return detector, description, fingerprint.hex()
 
 
 def find(path_or_name: str) -> str:

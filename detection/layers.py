@@ -49,8 +49,19 @@ class FrozenBatchNorm(tf.keras.layers.Layer):
     self._epsilon = epsilon
     self.weight = self.add_weight("weight", [channels], initializer="ones")
     self.bias = self.add_weight("bias", [channels], initializer="zeros")
-    self.running_mean = self.add_weight("running_mean", [channels], initializer="zeros")
-    self.running_var = self.add_weight("running_var", [channels], initializer="ones")
+    self.running_mean = self._add_statistic("running_mean", channels, "zeros")
+    self.running_var = self._add_statistic("running_var", channels, "ones")
+
+  def _add_statistic(self, name: str, channels: int, initializer: str) -> tf.Variable:
+    """Adds a weight [channels] that is never trained; replicas each have their own until read."""
+    return self.add_weight(
+      name,
+      [channels],
+      initializer=initializer,
+      trainable=False,
+      synchronization=tf.VariableSynchronization.ON_READ,
+      aggregation=tf.VariableAggregation.MEAN,
+    )
 
   def scale_and_shift(self) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns [C] and [C], such that the map is `x * scale + shift`."""
@@ -62,6 +73,32 @@ class FrozenBatchNorm(tf.keras.layers.Layer):
     return x * scale + shift
 
 
+class BatchNorm(FrozenBatchNorm):
+  """The same map where it learns: of a batch's own mean and variance while it is trained.
+
+  Its weights have the same names, so that a detector that was trained with it is used, or trained
+  on, as one whose norms are frozen.
+  """
+
+  _MOMENTUM = 0.9  # of the running mean and variance
+
+  def __init__(self, channels: int, epsilon: float = 1e-5):
+    super().__init__(channels, epsilon)
+    self.trainable = True
+
+  def normalize_batch(self, x: tf.Tensor) -> tf.Tensor:
+    """Returns [B, H, W, C] normalized by its own statistics, which the running ones follow."""
+    y, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+      x, self.weight, self.bias, epsilon=self._epsilon, is_training=True
+    )
+    for running, value in ((self.running_mean, mean), (self.running_var, variance)):
+      running.assign(self._MOMENTUM * running + (1 - self._MOMENTUM) * value)
+    return y
+
+
+NORMS = {"frozen": FrozenBatchNorm, "batch": BatchNorm}
+
+
 class Conv2D(tf.keras.layers.Layer):
   """A convolution padded by `kernel_size // 2` on all sides, with a norm or a bias behind it.
 
@@ -70,7 +107,7 @@ class Conv2D(tf.keras.layers.Layer):
     kernel_size: odd.
     stride: of rows and columns.
     groups: into which channels are divided; outputs of a group see its inputs alone.
-    norm: whether a `FrozenBatchNorm` follows; otherwise there is a bias.
+    norm: which of `NORMS` follows; by default there is a bias.
     activation: None or a function, applied last.
     initializer: of the kernel [kernel_size, kernel_size, in_channels / groups, out_channels].
   """
@@ -82,7 +119,7 @@ class Conv2D(tf.keras.layers.Layer):
     kernel_size: int,
     stride: int = 1,
     groups: int = 1,
-    norm: bool = False,
+    norm: str | None = None,
     activation=None,
     initializer=None,
   ):
@@ -90,10 +127,14 @@ class Conv2D(tf.keras.layers.Layer):
     self._stride, self._groups, self._activation = stride, groups, activation
     shape = [kernel_size, kernel_size, in_channels // groups, out_channels]
     self.weight = self.add_weight("weight", shape, initializer=initializer or MSRA())
-    self.norm = FrozenBatchNorm(out_channels) if norm else None
+    self.norm = NORMS[norm](out_channels) if norm else None
     self.bias = None if norm else self.add_weight("bias", [out_channels], initializer="zeros")
 
   def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+    if training and isinstance(self.norm, BatchNorm):
+      y = self._convolution(x, self.weight) if self._groups == 1 else self._grouped(x, training)
+      y = self.norm.normalize_batch(y)
+      return y if self._activation is None else self._activation(y)
     scale, shift = (1.0, self.bias) if self.norm is None else self.norm.scale_and_shift()
     if self._groups == 1:
       # The norm's factor goes into the kernel: one pass over the output less.
@@ -175,7 +216,7 @@ def named_weights(layer: tf.keras.layers.Layer) -> dict[str, tf.Variable]:
   """Returns a layer's weights by the public attributes that lead to them, joined by dots.
 
   Example:
-    >>> sorted(named_weights(Conv2D(3, 8, 1, norm=True)))[:3]
+    >>> sorted(named_weights(Conv2D(3, 8, 1, norm="frozen")))[:3]
     ['norm.bias', 'norm.running_mean', 'norm.running_var']
   """
   return dict(_walk("", layer))

@@ -63,15 +63,13 @@ def sample(
     Indices of those drawn, objects first, int32 [B, count], and whether each is one, bool
     [B, count]: where too few are left that are not ignored, some are not.
   """
-  chance = tf.random.stateless_uniform(tf.shape(labels), seed)
-  is_positive = labels == POSITIVE
   count = min(count, labels.shape[1])
   limit = int(count * positive_fraction)
-  # The best of random numbers are a random choice; objects that are too many go.
-  order = tf.where(is_positive, chance, -1.0)
-  _, positive = tf.math.top_k(order, limit)
-  taken = tf.reduce_max(tf.one_hot(positive, labels.shape[1]), 1) > 0
-  taken = tf.logical_and(taken, is_positive)
-  rank = tf.where(taken, chance + 2.0, tf.where(labels == NEGATIVE, chance, -1.0))
+  chance = tf.random.stateless_uniform(labels.shape, seed)
+  # The best of random numbers are a random choice; of objects, the first `limit`.
+  is_positive = labels == POSITIVE
+  least = tf.math.top_k(tf.where(is_positive, chance, -1.0), limit)[0][:, -1:]
+  is_taken = tf.logical_and(is_positive, chance >= least)
+  rank = tf.where(is_taken, chance + 1.0, tf.where(labels == NEGATIVE, chance, -1.0))
   values, index = tf.math.top_k(rank, count)
   return index, values >= 0.0

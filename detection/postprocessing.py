@@ -40,6 +40,16 @@ def to_original(
     image_size: int32 [2], height and width of the resized image without padding.
     original_size: int32 [2], height and width of the original.
   """
+  objects = scale_boxes(detections, number, image_size, original_size)
+  if objects.masks is None:
+    return objects
+  return objects._replace(masks=paste(objects.masks, objects.boxes, original_size))
+
+
+def scale_boxes(
+  detections: Detections, number: int, image_size: tf.Tensor, original_size: tf.Tensor
+) -> Objects:
+  """Returns what `to_original` does, but masks as probabilities over each box, [n, M, M]."""
   count = detections.count[number]
   ratio = tf.cast(original_size, tf.float32) / tf.cast(image_size, tf.float32)
   boxes = detections.boxes[number, :count] * tf.gather(ratio, [1, 0, 1, 0])
@@ -48,7 +58,7 @@ def to_original(
   boxes = tf.gather(boxes, kept)
   masks = None
   if detections.masks is not None:
-    masks = paste(tf.gather(detections.masks[number, :count], kept), boxes, original_size)
+    masks = tf.gather(detections.masks[number, :count], kept)
   scores = tf.gather(detections.scores[number, :count], kept)
   return Objects(boxes, scores, tf.gather(detections.classes[number, :count], kept), masks)
 

@@ -140,3 +140,42 @@ def select(
   return tf.map_fn(
     select_of_image, (best_boxes, best_logits, image_sizes), fn_output_signature=spec
   )
+
+
+def select_static(
+  logits: dict[str, tf.Tensor],
+  deltas: dict[str, tf.Tensor],
+  anchors: dict[str, tf.Tensor],
+  image_sizes: tf.Tensor,
+  top_k: int,
+  count: int,
+  max_iou: float,
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """As `select`, in shapes that are known before anything runs; no gradient passes.
+
+  Args:
+    logits, deltas, anchors, image_sizes: as `select` takes them.
+    top_k: proposals of a level before NMS.
+    count: K, of an image after NMS.
+    max_iou: of two proposals of a level.
+
+  Returns:
+    Boxes, float32 [B, K, 4], and whether each is a proposal, bool [B, K].
+  """
+  best_boxes, best_logits = [], []
+  for level in logits:
+    best, index = tf.math.top_k(logits[level], min(top_k, logits[level].shape[1]))
+    moved = tf.gather(deltas[level], index, batch_dims=1)
+    boxes = boxes_lib.apply_deltas(tf.gather(anchors[level], index), moved, _DELTA_WEIGHTS)
+    boxes = boxes_lib.clip(boxes, image_sizes)
+    # An empty box overlaps nothing: it may stay until the end, where it loses.
+    best = tf.where(boxes_lib.are_nonempty(boxes), best, best.dtype.min)
+    kept, number = boxes_lib.nms_static(boxes, best, max_iou, min(count, best.shape[1]))
+    is_kept = tf.sequence_mask(number, kept.shape[1])
+    best = tf.where(is_kept, tf.gather(best, kept, batch_dims=1), best.dtype.min)
+    best_boxes.append(tf.gather(boxes, kept, batch_dims=1))
+    best_logits.append(best)
+  boxes, best = tf.concat(best_boxes, 1), tf.concat(best_logits, 1)
+  best, order = tf.math.top_k(best, min(count, best.shape[1]))
+  boxes = tf.gather(boxes, order, batch_dims=1)
+  return tf.stop_gradient(boxes), best > best.dtype.min

@@ -21,9 +21,9 @@ STAGES = ("res2", "res3", "res4", "res5")
 class Stem(tf.keras.layers.Layer):
   """7x7 convolution and 3x3 maxima, each of stride 2: [B, H, W, 3] to [B, H/4, W/4, width]."""
 
-  def __init__(self, width: int):
+  def __init__(self, width: int, norm: str):
     super().__init__()
-    self.conv1 = Conv2D(3, width, 7, stride=2, norm=True, activation=tf.nn.relu)
+    self.conv1 = Conv2D(3, width, 7, stride=2, norm=norm, activation=tf.nn.relu)
 
   def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
     return max_pool_3x3(self.conv1(x, training=training))
@@ -32,10 +32,10 @@ class Stem(tf.keras.layers.Layer):
 class _Block(tf.keras.layers.Layer):
   """A residual block; `convolutions` are applied in turn, all but the last with ReLU."""
 
-  def _add_shortcut(self, in_channels: int, out_channels: int, stride: int):
+  def _add_shortcut(self, in_channels: int, out_channels: int, stride: int, norm: str):
     self.shortcut = None
     if in_channels != out_channels:
-      self.shortcut = Conv2D(in_channels, out_channels, 1, stride, norm=True)
+      self.shortcut = Conv2D(in_channels, out_channels, 1, stride, norm=norm)
 
   def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
     y = x
@@ -47,11 +47,11 @@ class _Block(tf.keras.layers.Layer):
 class BasicBlock(_Block):
   """Two 3x3 convolutions, as in ResNet-18."""
 
-  def __init__(self, in_channels: int, out_channels: int, stride: int):
+  def __init__(self, in_channels: int, out_channels: int, stride: int, norm: str):
     super().__init__()
-    self._add_shortcut(in_channels, out_channels, stride)
-    self.conv1 = Conv2D(in_channels, out_channels, 3, stride, norm=True, activation=tf.nn.relu)
-    self.conv2 = Conv2D(out_channels, out_channels, 3, norm=True)
+    self._add_shortcut(in_channels, out_channels, stride, norm)
+    self.conv1 = Conv2D(in_channels, out_channels, 3, stride, norm=norm, activation=tf.nn.relu)
+    self.conv2 = Conv2D(out_channels, out_channels, 3, norm=norm)
     self._convolutions = [self.conv1, self.conv2]
 
 
@@ -64,6 +64,7 @@ class BottleneckBlock(_Block):
     groups: of the 3x3 convolution.
     stride_in_1x1: whether the first convolution carries the stride (RESNETS.STRIDE_IN_1X1), as in
       the original ResNet; otherwise the second.
+    norm: which of `layers.NORMS` follows each convolution.
   """
 
   def __init__(
@@ -74,14 +75,15 @@ class BottleneckBlock(_Block):
     stride: int,
     groups: int,
     stride_in_1x1: bool,
+    norm: str = "frozen",
   ):
     super().__init__()
-    self._add_shortcut(in_channels, out_channels, stride)
+    self._add_shortcut(in_channels, out_channels, stride, norm)
     first, second = (stride, 1) if stride_in_1x1 else (1, stride)
-    relu = {"norm": True, "activation": tf.nn.relu}
+    relu = {"norm": norm, "activation": tf.nn.relu}
     self.conv1 = Conv2D(in_channels, inner_channels, 1, first, **relu)
     self.conv2 = Conv2D(inner_channels, inner_channels, 3, second, groups, **relu)
-    self.conv3 = Conv2D(inner_channels, out_channels, 1, norm=True)
+    self.conv3 = Conv2D(inner_channels, out_channels, 1, norm=norm)
     self._convolutions = [self.conv1, self.conv2, self.conv3]
 
 
@@ -95,6 +97,7 @@ class ResNet(tf.keras.layers.Layer):
     groups, width_per_group: of the 3x3 convolutions in the first stage's bottlenecks; by default
       one group as wide as the stem.
     stride_in_1x1: of the bottlenecks.
+    norm: which of `layers.NORMS` follows each convolution.
 
   Attributes:
     channels: of each tap, `res2` (stride 4) to `res5` (stride 32).
@@ -108,9 +111,10 @@ class ResNet(tf.keras.layers.Layer):
     groups: int = 1,
     width_per_group: int | None = None,
     stride_in_1x1: bool = False,
+    norm: str = "frozen",
   ):
     super().__init__()
-    self.stem = Stem(width)
+    self.stem = Stem(width, norm)
     self.channels = {
       stage: width * 2**number * (4 if bottleneck else 1) for number, stage in enumerate(STAGES)
     }
@@ -121,9 +125,11 @@ class ResNet(tf.keras.layers.Layer):
         stride = 2 if number > 0 and index == 0 else 1
         if bottleneck:
           bottleneck_inner = inner * 2**number
-          block = BottleneckBlock(inputs, bottleneck_inner, outputs, stride, groups, stride_in_1x1)
+          block = BottleneckBlock(
+            inputs, bottleneck_inner, outputs, stride, groups, stride_in_1x1, norm
+          )
         else:
-          block = BasicBlock(inputs, outputs, stride)
+          block = BasicBlock(inputs, outputs, stride, norm)
         stage_blocks.append(block)
         inputs = outputs
       setattr(self, stage, stage_blocks)

@@ -49,7 +49,7 @@ def rng():
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_a_norm_follows_the_convolution(groups, rng):
-  layer = Conv2D(64, 8, 3, groups=groups, norm=True)
+  layer = Conv2D(64, 8, 3, groups=groups, norm="frozen")
   for name, weight in named_weights(layer.norm).items():
     weight.assign(rng.uniform(0.5, 2.0, 8) if name != "bias" else rng.normal(size=8))
   weight, bias, mean, var = (
@@ -64,7 +64,7 @@ def test_a_norm_follows_the_convolution(groups, rng):
 
 @pytest.mark.parametrize("stride, groups", [(1, 2), (2, 2), (2, 1)])
 def test_gradients_of_training_are_those_of_finite_differences(stride, groups, rng):
-  layer = Conv2D(32, 4, 3, stride, groups, norm=True)
+  layer = Conv2D(32, 4, 3, stride, groups, norm="frozen")
   x = tf.constant(rng.normal(size=(1, 5, 4, 32)), tf.float32)
   direction = tf.constant(rng.normal(size=layer.weight.shape), tf.float32)
 
@@ -95,14 +95,14 @@ def test_a_transposed_convolution_is_the_plain_sum(rng):
 
 
 def test_norms_are_not_trained():
-  layer = Conv2D(3, 4, 3, norm=True)
+  layer = Conv2D(3, 4, 3, norm="frozen")
   assert [weight.shape for weight in layer.trainable_weights] == [(3, 3, 3, 4)]
   assert len(layer.weights) == 5
 
 
 def test_weights_are_named_by_the_attributes_that_lead_to_them():
   layer = tf.keras.layers.Layer()
-  layer.parts = [Linear(2, 3), Conv2D(2, 3, 1, norm=True)]
+  layer.parts = [Linear(2, 3), Conv2D(2, 3, 1, norm="frozen")]
   layer._hidden = Linear(2, 3)
   assert sorted(named_weights(layer)) == [
     "parts.0.bias",

@@ -1,0 +1,122 @@
+"""Features of photos on disk to files (`detection.feature_files`), one photo or a whole folder.
+
+What is stored already is not extracted again, so that a run that was ended goes on when it is
+started again.
+"""
+
+from __future__ import annotations
+
+import os
+
+from detection import feature_files, feature_npz, feature_records, photos, predictor
+from detection.feature_files import NpzWriter
+from detection.feature_records import RecordWriter
+from detection.options import ExtractOptions
+from detection.photos import Photo
+from detection.predictor import Predictor
+from detection.stored_features import FeatureError, Metadata, StoredFeatures
+from khuvcm_tf.options import check
+
+
+def run_extract(options: ExtractOptions) -> str:
+  """Extracts what the options name; returns a line about what was written.
+
+  Raises:
+    errors.Error: the detector or the only photo cannot be used, the output holds other features or
+      cannot be written, or some of several photos failed; the others are stored.
+  """
+  check(options)
+  output, found = os.path.expanduser(options.output), photos.find(options.input)
+  _check_output(output, options, len(found))
+  changes = {
+    name: getattr(options, name)
+    for name in ("short_side", "max_side")
+    if getattr(options, name) is not None
+  }
+  model = predictor.load(options.detector, **changes)
+  left_out = []
+  with _writer(output, options, model) as writer:
+    extract = _Extraction(model, options.dtype, options.alpha, writer)
+    todo = [
+      photo for photo in found if options.overwrite or not extract.is_done(photo, options.output)
+    ]
+    done = list(photos.attempt_all(todo, extract, [photo.path for photo in todo], left_out))
+  photos.check_complete(left_out, len(found), options.output)
+  before = len(found) - len(todo)
+  count = f"{len(done)} photo{'' if len(done) == 1 else 's'}"
+  return f"{count}: features in {options.output}" + (f"; {before} were there before" * (before > 0))
+
+
+class _Extraction:
+  """Extracts and stores the features of a photo."""
+
+  def __init__(self, model: Predictor, dtype: str, alpha: str, writer: NpzWriter | RecordWriter):
+    self._model, self._dtype, self._alpha, self._writer = model, dtype, alpha, writer
+
+  def __call__(self, photo: Photo) -> None:
+    features = self._model.extract_features(photo.read(self._alpha))
+    metadata = self._metadata(photo, features.image_size, features.original_size)
+    self._writer.add(StoredFeatures(metadata, features))
+
+  def is_done(self, photo: Photo, output: str) -> bool:
+    """Returns whether a photo's features are stored.
+
+    Raises:
+      FeatureError: they are of another detector, size, type or photo.
+    """
+    found = self._writer.find(photo.name)
+    if found is None:
+      return False
+    config = self._model.detector.config
+    size = predictor.resized_shape(*found.original_size, config.short_side, config.max_side)
+    expected = self._metadata(photo, size, found.original_size)
+    for key, value in expected._asdict().items():
+      if getattr(found, key) != value:
+        raise FeatureError(
+          f"{output} holds features of {photo.name} with {key} {getattr(found, key)}, expected "
+          f"{value}; give another --output, or --overwrite to replace what it holds"
+        )
+    return True
+
+  def _metadata(self, photo: Photo, image_size, original_size) -> Metadata:
+    return Metadata(
+      name=photo.name,
+      digest=photo.digest(),
+      fingerprint=self._model.fingerprint,
+      dtype=self._dtype,
+      channels=self._model.detector.config.fpn_channels,
+      image_size=image_size,
+      original_size=original_size,
+    )
+
+
+def _check_output(output: str, options: ExtractOptions, count: int) -> None:
+  """Raises FeatureError where the output is no place for the features of `count` photos."""
+  is_file = output.endswith(feature_npz.SUFFIX)
+  if is_file and (count > 1 or options.format != "npz"):
+    raise FeatureError(
+      f"{output} is a file's name, expected a folder for the features of {count} photos as "
+      f"{options.format}"
+    )
+  if not is_file and os.path.exists(output) and not os.path.isdir(output):
+    raise FeatureError(f"{output} is a file, expected a folder or a new name that ends in .npz")
+  is_tfrecord = os.path.exists(os.path.join(output, feature_records.INDEX))
+  if options.format == "npz" and is_tfrecord:
+    raise FeatureError(
+      f"{output} holds TFRecords, expected a folder for .npz files; give --format=tfrecord or "
+      "another --output"
+    )
+  if options.format == "tfrecord" and not is_tfrecord and feature_files.npz_files(output):
+    raise FeatureError(
+      f"{output} holds .npz files, expected a folder for TFRecords; give --format=npz or another "
+      "--output"
+    )
+
+
+def _writer(output: str, options: ExtractOptions, model: Predictor) -> NpzWriter | RecordWriter:
+  if options.format == "npz":
+    return NpzWriter(output)
+  if options.overwrite:
+    feature_records.remove_all(output)
+  channels = model.detector.config.fpn_channels
+  return RecordWriter(output, model.fingerprint, options.dtype, channels)

@@ -1,0 +1,94 @@
+"""Options of the programs that run a detector on photos; nothing here imports TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from khuvcm_tf.options import OptionsError, option
+
+_DETECTOR = "A shipped detector's name or a detector's folder."
+_ALPHA = "Transparent photos: 'refuse' them, or compose them over 'white', 'black' or '#rrggbb'."
+
+
+@dataclasses.dataclass(frozen=True)
+class ResizeOptions:
+  """How photos are resized for the detector."""
+
+  short_side: int | None = option(
+    None, "Resize photos to a short side of this many pixels; default: the detector's own.", low=1
+  )
+  max_side: int | None = option(
+    None, "Keep the long side within this many pixels; default: the detector's own.", low=1
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectOptions(ResizeOptions):
+  """What to detect, and where the results go.
+
+  Raises:
+    OptionsError: there is nothing to detect in, or an option of photos is given for features.
+  """
+
+  detector: str | None = option(None, _DETECTOR, required=True)
+  input: str | None = option(
+    None, "Photo, folder or quoted glob. With --features: what to draw the detections on."
+  )
+  features: str | None = option(
+    None, "Stored features to go on from: an .npz file, a folder of such or of TFRecords."
+  )
+  output: str | None = option(None, "Folder for detections.json and the pictures.", required=True)
+  min_score: float = option(0.5, "Keep detections of a score above it.", low=0, below=1)
+  max_detections: int | None = option(
+    None, "Keep the best of a photo, this many; default: the detector's own.", low=1
+  )
+  draw: bool = option(True, "Draw the detections; otherwise only detections.json is written.")
+  alpha: str = option("refuse", _ALPHA)
+  overwrite: bool = option(False, "Replace files that exist.")
+
+  def __post_init__(self):
+    if not self.input and not self.features:
+      raise OptionsError("found neither --input nor --features, expected one: what to detect in")
+    for name in ("short_side", "max_side"):
+      if self.features and getattr(self, name) is not None:
+        raise OptionsError(
+          f"found --{name} with --features, which are of a size already; drop one of them"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractOptions(ResizeOptions):
+  """Of what to extract features, and how they are stored."""
+
+  detector: str | None = option(None, _DETECTOR, required=True)
+  input: str | None = option(None, "Photo, folder or quoted glob.", required=True)
+  output: str | None = option(
+    None, "Folder for the features, or for one photo a name that ends in .npz.", required=True
+  )
+  format: str = option(
+    "npz",
+    "'npz': a file for each photo; 'tfrecord': files of 16 photos, which tf.data reads.",
+    choices=("npz", "tfrecord"),
+  )
+  dtype: str = option(
+    "float32",
+    "Of stored numbers. float32 leads to the very detections that photos do, float16 takes half "
+    "the room.",
+    choices=("float32", "float16"),
+  )
+  alpha: str = option("refuse", _ALPHA)
+  overwrite: bool = option(False, "Replace features that exist, all of them.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportDetectorOptions:
+  """The detector to export, and what it selects."""
+
+  detector: str | None = option(None, _DETECTOR, required=True)
+  output: str | None = option(None, "Folder to write; new or empty.", required=True)
+  min_score: float | None = option(
+    None, "Keep detections of a score above it; default: the detector's own.", low=0, below=1
+  )
+  max_detections: int | None = option(
+    None, "Keep the best of an image, this many; default: the detector's own.", low=1
+  )

@@ -1,0 +1,139 @@
+"""The model that is trained: a detector with its losses, all shapes static.
+
+All that a step computes is a function of weights and batch, in shapes that are known before: it
+lowers to XLA, for a machine that has an accelerator.
+
+Source: `RPN` and `StandardROIHeads` of detectron2 in training, by the files that
+`detection.matching` and `detection.losses` name.
+
+Letters: B images of S x S pixels, G objects, N anchors of all levels, K classes, R boxes drawn.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from detection import losses, matching, proposals, roi_align
+from detection.config import BOX_LEVELS
+from detection.detector import Detector, Features
+from detection.training.examples import Batch
+from detection.training.options import DetectorOptions
+from khuvcm_tf.runs import task
+
+# Where detectron2 sets them: RPN.IOU_THRESHOLDS, POSITIVE_FRACTION; ROI_HEADS.IOU_THRESHOLDS,
+# POSITIVE_FRACTION.
+_RPN_LOW, _RPN_HIGH, _RPN_POSITIVE = 0.3, 0.7, 0.5
+_BOX_IOU, _BOX_POSITIVE = 0.5, 0.25
+_RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+
+
+class DetectorModel(task.TrainableModel):
+  """A detector and its losses, for Keras `fit`.
+
+  Args:
+    detector: to train.
+    options: of the run: how many anchors, proposals and boxes are drawn.
+  """
+
+  def __init__(self, detector: Detector, options: DetectorOptions):
+    super().__init__()
+    self.detector, self._options = detector, options
+
+  def loss_and_metrics(self, batch: Batch) -> dict[str, tf.Tensor]:
+    """Returns "loss", the sum, and "loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg" and,
+    with a mask head, "loss_mask"."""
+    seed = tf.random.experimental.stateless_split(batch.seed[0], 2)
+    features = self.detector.extract_features(batch.images, batch.sizes, training=True)
+    found, boxes, are_proposals = self._proposals(features, batch, seed[0])
+    found.update(self._heads(features, boxes, are_proposals, batch, seed[1]))
+    return {"loss": tf.add_n(list(found.values())), **found}
+
+  def _proposals(self, features: Features, batch: Batch, seed: tf.Tensor):
+    """Returns the losses of proposals, and proposals [B, P, 4] with what of them is such."""
+    rpn, options = self.detector.proposal_generator, self._options
+    logits, deltas = rpn.predict(features)
+    anchors = rpn.anchors(features)
+    every_anchor = tf.concat(list(anchors.values()), 0)
+    iou = self._iou(batch, every_anchor[tf.newaxis])
+    index, labels = matching.match(iou, _RPN_LOW, _RPN_HIGH, keep_best=True)
+    drawn, is_drawn = matching.sample(labels, options.anchors_per_image, _RPN_POSITIVE, seed)
+    labels = tf.gather(labels, drawn, batch_dims=1)
+    matched = tf.gather(batch.boxes, tf.gather(index, drawn, batch_dims=1), batch_dims=1)
+    objectness, localization = losses.rpn_losses(
+      tf.gather(tf.concat(list(logits.values()), 1), drawn, batch_dims=1),
+      tf.gather(tf.concat(list(deltas.values()), 1), drawn, batch_dims=1),
+      tf.gather(every_anchor, drawn),
+      tf.where(is_drawn, labels, matching.IGNORED),
+      matched,
+      _RPN_WEIGHTS,
+      float(options.anchors_per_image * batch.images.shape[0]),
+    )
+    boxes, are_proposals = proposals.select_static(
+      logits,
+      deltas,
+      anchors,
+      batch.sizes,
+      # Many more of a level than of an image would only be thrown away.
+      2 * options.proposals_per_image,
+      options.proposals_per_image,
+      self.detector.config.rpn_nms_iou,
+    )
+    return {"loss_rpn_cls": objectness, "loss_rpn_loc": localization}, boxes, are_proposals
+
+  def _heads(self, features: Features, boxes, are_proposals, batch: Batch, seed: tf.Tensor):
+    """Returns the losses of the heads."""
+    config, heads, options = self.detector.config, self.detector.roi_heads, self._options
+    # The ground truth is among the proposals, so that there are objects from the first step on.
+    boxes = tf.concat([boxes, batch.boxes], 1)
+    are_boxes = tf.concat([are_proposals, batch.classes >= 0], 1)
+    index, labels = matching.match(self._iou(batch, boxes), _BOX_IOU, _BOX_IOU, keep_best=False)
+    labels = tf.where(are_boxes, labels, matching.IGNORED)
+    drawn, is_drawn = matching.sample(labels, options.boxes_per_image, _BOX_POSITIVE, seed)
+    boxes = tf.gather(boxes, drawn, batch_dims=1)
+    is_object = tf.gather(labels, drawn, batch_dims=1) == matching.POSITIVE
+    is_object = tf.logical_and(is_object, is_drawn)
+    truth = tf.gather(index, drawn, batch_dims=1)
+    classes = tf.gather(batch.classes, truth, batch_dims=1)
+    classes = tf.where(is_object, classes, config.num_classes)
+    features = {level: features[level] for level in BOX_LEVELS}
+    pooled = roi_align.pool_levels_static(features, boxes, config.box_pool_size)
+    logits, deltas = heads.box_predictor(heads.box_head(_merged(pooled)))
+    classification, localization = losses.box_losses(
+      logits,
+      deltas,
+      _merged(boxes),
+      _merged(classes),
+      _merged(tf.gather(batch.boxes, truth, batch_dims=1)),
+      _merged(is_drawn),
+      config.box_weights,
+    )
+    found = {"loss_cls": classification, "loss_box_reg": localization}
+    if heads.mask_head is not None:
+      # Objects come first among what is drawn.
+      first = int(options.boxes_per_image * _BOX_POSITIVE)
+      of_objects = (each[:, :first] for each in (boxes, classes, truth, is_object))
+      found["loss_mask"] = self._masks(features, *of_objects, batch)
+    return found
+
+  def _masks(self, features: Features, boxes, classes, truth, is_object, batch: Batch):
+    """Returns the loss of the masks of boxes [B, R, 4] whose objects have one."""
+    config, heads = self.detector.config, self.detector.roi_heads
+    pooled = roi_align.pool_levels_static(features, boxes, config.mask_pool_size)
+    logits = heads.mask_head(_merged(pooled))
+    of_class = tf.one_hot(_merged(classes), config.num_classes)
+    logits = tf.einsum("nhwk,nk->nhw", logits, of_class)
+    masks = tf.cast(tf.gather(batch.masks, truth, batch_dims=1), tf.float32)
+    targets = roi_align.mask_targets(masks, boxes, 2 * config.mask_pool_size)
+    has_mask = tf.gather(batch.has_mask, truth, batch_dims=1)
+    is_given = tf.logical_and(is_object, has_mask)
+    return losses.mask_loss(logits, _merged(targets), _merged(is_given))
+
+  def _iou(self, batch: Batch, boxes: tf.Tensor) -> tf.Tensor:
+    """Returns the IoU of objects with boxes, [B, G, N]; -1 for what is no object."""
+    iou = matching.pairwise_iou(batch.boxes, boxes)
+    return tf.where((batch.classes >= 0)[..., tf.newaxis], iou, -1.0)
+
+
+def _merged(values: tf.Tensor) -> tf.Tensor:
+  """Returns [B, R, ...] as [B R, ...]."""
+  return tf.reshape(values, [-1, *values.shape[2:]])
