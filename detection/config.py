@@ -76,6 +76,12 @@ class Config:
     """Returns the fields as JSON writes them."""
     return dataclasses.asdict(self)
 
+  def changes(self) -> dict[str, object]:
+    """Returns the fields that differ from their defaults: what tells this config from others."""
+    fields = dataclasses.fields(self)
+    values = {field.name: getattr(self, field.name) for field in fields}
+    return {f.name: values[f.name] for f in fields if values[f.name] != f.default}
+
   @classmethod
   def from_json(cls, fields: dict[str, object]) -> Config:
     """Returns the config of fields that `to_json` gave.

@@ -64,16 +64,8 @@ class ROIHeads(tf.keras.layers.Layer):
     self, features: Features, boxes: tf.Tensor, image: tf.Tensor, classes: tf.Tensor
   ) -> tf.Tensor:
     """Returns probabilities [N, 2 S, 2 S] of the classes [N] in boxes [N, 4] in the images [N]."""
-    count = tf.shape(boxes)[0]
-    # A convolution of no boxes gives a wrong shape (TensorFlow 2.14 with oneDNN): take one then.
-    room = tf.cast(count == 0, tf.int32)
-    boxes, image, classes = (
-      tf.pad(each, [[0, room], *[[0, 0]] * (each.shape.rank - 1)])
-      for each in (boxes, image, classes)
-    )
     pooled = roi_align.pool_levels(features, boxes, image, self._config.mask_pool_size)
-    masks = tf.sigmoid(mask_head.of_classes(self.mask_head(pooled), classes))
-    return masks[:count]
+    return tf.sigmoid(mask_head.of_classes(self.mask_head(pooled), classes))
 
 
 class Detector(tf.keras.Model):

@@ -178,7 +178,8 @@ def _read_description(folder: str) -> dict[str, object]:
 
 
 def _fingerprint(config: Config, weights: dict[str, np.ndarray]) -> bytes:
-  digest = hashlib.sha256(json.dumps(config.to_json(), sort_keys=True).encode())
+  # Without defaults: a field that a later version adds changes no fingerprint.
+  digest = hashlib.sha256(json.dumps(config.changes(), sort_keys=True).encode())
   for name in sorted(weights):
     array = np.ascontiguousarray(weights[name])
     array = array.astype(array.dtype.newbyteorder("<"))

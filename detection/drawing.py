@@ -25,7 +25,7 @@ def colour(category: int) -> tuple[int, int, int]:
 
   Example:
     >>> colour(0), colour(1)
-    ((255, 38, 38), (27, 75, 178))
+    ((255, 38, 38), (27, 71, 178))
   """
   value = (1.0, 0.7, 0.85)[category % 3]
   return tuple(

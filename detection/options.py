@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from detection.config import CONFIGS
 from khuvcm_tf.options import OptionsError, option
 
 _DETECTOR = "A shipped detector's name or a detector's folder."
@@ -92,3 +93,16 @@ class ExportDetectorOptions:
   max_detections: int | None = option(
     None, "Keep the best of an image, this many; default: the detector's own.", low=1
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkOptions:
+  """Which detectors are measured, on which photo, and how often."""
+
+  detectors: tuple[str, ...] = option(
+    ("faster_rcnn_R_50_FPN_3x", "mask_rcnn_R_50_FPN_3x", "faster_rcnn_X_101_32x8d_FPN_3x"),
+    f"Detectors' folders or names, or configs ({', '.join(CONFIGS)}) with random weights.",
+  )
+  image: str | None = option(None, "Photo; by default scikit-image's coffee, 600x400.")
+  repeats: int = option(3, "Runs after the first; the median counts.", low=1)
+  json: str | None = option(None, "File for the seconds.")

@@ -26,6 +26,7 @@ import tqdm
 from detection.coco import CocoError, masks
 from detection.coco.categories import Category
 from detection.coco.dataset import Dataset, Record
+from khuvcm_tf import atomic_files
 from khuvcm_tf.data import image_files
 
 _LISTS = ("images", "categories", "annotations")
@@ -113,6 +114,25 @@ def load(path: str, folder: str, limit: int | None = None) -> Dataset:
       for image in images
     ),
   )
+
+
+def write(dataset: Dataset, path: str, folder: str) -> None:
+  """Writes a data set's images, and then its annotations.
+
+  Args:
+    dataset: file names end in one of `image_files.LOSSLESS`.
+    path: of the JSON file; its folder is made where it does not exist.
+    folder: for the images, made likewise.
+
+  Raises:
+    ImageError: a file name has another ending, or an image cannot be read.
+    FileError: a file cannot be written.
+  """
+  for name in (os.path.dirname(path) or ".", folder):
+    os.makedirs(name, exist_ok=True)
+  for record in tqdm.tqdm(dataset, unit="image", disable=None):
+    image_files.write_image(os.path.join(folder, record.file_name), record.read())
+  atomic_files.write_text(path, json.dumps(dataset.ground_truth))
 
 
 def _parse(path: str) -> dict:

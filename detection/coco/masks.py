@@ -20,8 +20,9 @@ def encode(masks: np.ndarray) -> list[dict]:
   Args:
     masks: bool [n, H, W].
   """
-  columns = np.asfortranarray(masks.transpose(1, 2, 0), dtype=np.uint8)  # [H, W, n]
-  return [{**rle, "counts": _text(rle["counts"])} for rle in mask_api.encode(columns)]
+  # One by one: together they would be copied, a byte a pixel.
+  rles = [mask_api.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
+  return [{**rle, "counts": _text(rle["counts"])} for rle in rles]
 
 
 def decode(rle: dict) -> np.ndarray:

@@ -14,7 +14,7 @@ class DatasetOptions:
   annotations: str | None = option(None, "Annotations in COCO's format, a JSON file.")
   images: str | None = option(None, "Folder of the images that --annotations names.")
   dataset: str | None = option(
-    None, "A data set of TensorFlow Datasets with boxes, such as coco/2017."
+    None, "A data set of TensorFlow Datasets with boxes, such as coco/2017, or shapes."
   )
   split: str = option(
     "validation", "Split of --dataset, or a part of one, such as 'validation[:10%]'."
@@ -33,3 +33,16 @@ class EvaluateDetectorOptions(DatasetOptions):
     None, "A shipped detector's name or a detector's folder.", required=True
   )
   output: str | None = option(None, "Folder for the results.", required=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateShapesOptions:
+  """Options of `generate_shapes`."""
+
+  output: str | None = option(None, "Folder for the images and annotations.", required=True)
+  split: str = option(
+    "validation", "Which images are drawn.", choices=("train", "validation", "test")
+  )
+  count: int = option(500, "Number of images, from the split's first on.", low=1)
+  seed: int = option(0, "The images of another seed are other ones.", low=0, below=2**64)
+  overwrite: bool = option(False, "Replace files that exist.")

@@ -1,8 +1,9 @@
 """Data sets of TensorFlow Datasets with boxes, such as coco/2017, in COCO's terms.
 
 TFDS stores boxes as [ymin, xmin, ymax, xmax] in shares of the image's height and width (float32),
-classes as 0, 1, ..., areas of COCO as whole numbers, and no masks. So boxes come back within 1e-4
-pixels, areas within one, and objects have no `segmentation`.
+classes as 0, 1, ..., areas of COCO as whole numbers, and no masks of COCO. So boxes come back
+within 1e-4 pixels, areas within one, and objects of coco/2017 have no `segmentation`. This
+project's data set `shapes` stores masks as the counts of RLEs.
 
 Reference: tensorflow_datasets/object_detection/coco.py.
 """
@@ -25,7 +26,8 @@ def load(name: str, split: str, data_dir: str | None = None, limit: int | None =
 
   Args:
     name: of the data set, with features `image` and `objects` of `bbox` and `label`. Where it also
-      has `image/id`, `image/filename`, and in `objects` `area` and `is_crowd`, these are taken too.
+      has `image/id`, `image/filename`, and in `objects` `area`, `is_crowd` and `segmentation` (the
+      counts of an RLE as text), these are taken too.
     split: such as "validation", or a part of one, "validation[:10%]".
     data_dir: folder of prepared data sets; None for TFDS's own.
     limit: number of images to take, the first ones; None for all.
@@ -35,6 +37,8 @@ def load(name: str, split: str, data_dir: str | None = None, limit: int | None =
     CocoError: the data set has no boxes.
     image_files.ImageError: an image's header is damaged.
   """
+  from detection.coco import builders  # noqa: F401  Importing it registers its data sets.
+
   images = tfds_images.find(f"{name}:{split}", (), data_dir)
   names, examples = _read_examples(name, split, data_dir, limit)
   known = {category.name: category.id for category in categories.CATEGORIES}
@@ -85,14 +89,16 @@ def _record(
   annotations = []
   for i, (ymin, xmin, ymax, xmax) in enumerate(objects["bbox"].astype(float).tolist()):
     x, y, w, h = xmin * width, ymin * height, (xmax - xmin) * width, (ymax - ymin) * height
-    annotations.append(
-      {
-        "category_id": found[objects["label"][i]].id,
-        "bbox": [x, y, w, h],
-        "area": float(objects["area"][i]) if "area" in objects else w * h,
-        "iscrowd": int(objects["is_crowd"][i]) if "is_crowd" in objects else 0,
-      }
-    )
+    annotation = {
+      "category_id": found[objects["label"][i]].id,
+      "bbox": [x, y, w, h],
+      "area": float(objects["area"][i]) if "area" in objects else w * h,
+      "iscrowd": int(objects["is_crowd"][i]) if "is_crowd" in objects else 0,
+    }
+    if "segmentation" in objects:
+      counts = objects["segmentation"][i].decode()
+      annotation["segmentation"] = {"size": [height, width], "counts": counts}
+    annotations.append(annotation)
   file_name = example.get("image/filename", images.name_of(number).encode()).decode()
   image_id = int(example.get("image/id", number + 1))
   return Record(

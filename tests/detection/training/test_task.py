@@ -1,0 +1,104 @@
+"""A run of a detector from end to end, interrupted and resumed; what it starts with."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from detection import detector_files, predictor
+from detection.config import Config
+from detection.detector import Detector
+from detection.training import task
+from khuvcm_tf.options import OptionsError
+from khuvcm_tf.runs import loop
+
+_SMALL = {"masks": False, "backbone": "resnet18", "width": 4, "fpn_channels": 4}
+_SMALL = {**_SMALL, "box_fc_channels": 4, "short_side": 64, "max_side": 64, "num_proposals": 5}
+
+
+def _run(options, task_class=task.DetectorTask):
+  return loop.train(options, lambda: task_class(options))
+
+
+def test_a_run_that_was_interrupted_ends_as_one_that_was_not(make_options, tmp_path):
+  class Interrupted(task.DetectorTask):
+    def summary(self, metrics):
+      raise KeyboardInterrupt
+
+  folders = []
+  for name, task_class in (("whole", task.DetectorTask), ("parts", Interrupted)):
+    options = make_options(
+      workdir=str(tmp_path / name),
+      arguments=_SMALL,
+      max_steps=3,
+      checkpoint_steps=2,
+      log_steps=1,
+      weights_dtype="float32",
+    )
+    if task_class is Interrupted:
+      with pytest.raises(KeyboardInterrupt):
+        _run(options, task_class)
+    folders.append(_run(options))
+  whole, parts = (detector_files.read_weights(folder) for folder in folders)
+  for name, value in whole.items():
+    np.testing.assert_allclose(parts[name], value, atol=1e-6, err_msg=name)
+  # What came out is a detector that other programs take.
+  detect = predictor.load(str(tmp_path / "whole"))
+  assert detect.categories == ("light", "dark")
+  assert detect(np.zeros((64, 64, 3), np.uint8)).masks is None
+
+
+@pytest.fixture
+def start(tmp_path):
+  """A detector of other categories, to start from."""
+  config = Config(**_SMALL, num_classes=5)
+  detector_files.save(str(tmp_path / "start"), Detector(config), list("abcde"), {})
+  return str(tmp_path / "start")
+
+
+def test_a_run_starts_with_the_weights_that_fit(make_options, start, tmp_path):
+  options = make_options(workdir=str(tmp_path / "w"), arguments={}, init_from=start)
+  ours = task.DetectorTask(options)
+  assert ours.detector.config.num_classes == 2 and ours.detector.config.width == 4
+  given, weights = detector_files.read_weights(start), ours.detector.named_weights()
+  fresh = {name for name in weights if weights[name].shape != given[name].shape}
+  assert fresh == {
+    f"roi_heads.box_predictor.{layer}.{part}"
+    for layer in ("cls_score", "bbox_pred")
+    for part in ("weight", "bias")
+  }
+  for name in set(weights) - fresh:
+    np.testing.assert_array_equal(weights[name], given[name])
+
+
+def test_frozen_layers_are_not_trained(make_options, tmp_path):
+  frozen = ("backbone.bottom_up.stem", "backbone.bottom_up.res2.0")
+  options = make_options(workdir=str(tmp_path), arguments=_SMALL, frozen=frozen)
+  ours = task.DetectorTask(options)
+  names = {id(v): name for name, v in ours.detector.named_weights().items()}
+  trained = {names[id(each)] for each in ours.model.trainable_variables}
+  assert "backbone.bottom_up.res2.1.conv1.weight" in trained
+  assert not any(name.startswith(frozen) for name in trained)
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"frozen": ("backbone.top",)}, r"^--frozen=backbone.top leads to no layer"),
+    ({"arguments": {**_SMALL, "speed": 1}}, r"^--argument: found the fields \['speed'\]"),
+    ({"arguments": {**_SMALL, "width": "wide"}}, r"^--argument: found width = 'wide'"),
+  ],
+)
+def test_what_no_detector_has_is_refused(make_options, tmp_path, changes, message):
+  with pytest.raises(OptionsError, match=message):
+    task.DetectorTask(make_options(**{"workdir": str(tmp_path), "arguments": _SMALL, **changes}))
+
+
+def test_weights_of_another_backbone_are_refused(make_options, start, tmp_path):
+  arguments = {"backbone": "resnet50", "width": 16, "fpn_channels": 8, "box_fc_channels": 8}
+  arguments["aspect_ratios"] = (1.0,)
+  options = make_options(workdir=str(tmp_path / "w"), arguments=arguments, init_from=start)
+  with pytest.raises(OptionsError, match=r"start has none of this detector's weights"):
+    with tf.device("/cpu:0"):
+      task.DetectorTask(options)
