@@ -20,9 +20,9 @@ class NotingEncoder(range_coder.RangeEncoder):
     return (handle, noted), symbols
 
   def finalize(self, state):
-    """Returns the bytes, and how many rows were noted."""
+    """Returns the bytes, and how many rows were noted, scalar int64."""
     handle, noted = state
-    return super().finalize(handle), int(tf.math.count_nonzero(noted))
+    return super().finalize(handle), tf.math.count_nonzero(noted)
 
   @classmethod
   def of(cls, coder: range_coder.RangeEncoder) -> NotingEncoder:

@@ -1,4 +1,4 @@
-"""Runs bin/demo.py on corners of its photos, as large as what it shows enlarged: they take less.
+"""Runs bin/demo.py on corners of two of its photos, as large as what it shows enlarged.
 
 Usage: demo_in_child.py FLAG...
 """
@@ -20,7 +20,7 @@ def main():
 
   corners = {
     name: photo[: demo_sheet.CROP, : demo_sheet.CROP]
-    for name, photo in sample_photos.load().items()
+    for name, photo in list(sample_photos.load().items())[:2]
   }
   sample_photos.load = lambda: corners
   demo.CROPS = dict.fromkeys(corners, (0, 0))

@@ -129,12 +129,14 @@ def test_decompress_finds_the_shipped_model_and_shows_a_bar_on_a_terminal(coded,
     np.testing.assert_array_equal(found, expected)
 
 
-def test_an_export_compresses_to_the_same_bytes(coded, run, here):
-  code, out, err = run("export.py", "--model=tiny", "--output=exported")
-  assert (code, out, err) == (0, "tiny exported to exported\n", "")
-  code, out, err = run(
-    "compress.py", "--model=exported", "--input=photos/a.png", "--output=again.kvc"
+def test_an_export_compresses_to_the_same_bytes(coded, run_together, here):
+  exported, (code, out, err) = run_together(
+    ["export.py", "--model=tiny", "--output=exported"],
+    ["compress.py", "--model=exported", "--input=photos/a.png", "--output=again.kvc"],
+    cwd=here,
+    KHUVCM_MODELS=str(here / "shipped"),
   )
+  assert exported == (0, "tiny exported to exported\n", "")
   assert (code, err) == (0, "")
   data = (here / "kvc" / "a.kvc").read_bytes()
   size = (here / "photos" / "a.png").stat().st_size

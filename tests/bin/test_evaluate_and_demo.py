@@ -99,9 +99,9 @@ def test_the_demo_draws_what_a_second_process_decoded(run, models, tmp_path):
   assert lines[-1] == f"see {output / 'demo.png'} and {page}"
   assert all(f">{name}" in page.read_text(encoding="utf-8") for name in ("tiny", "jpeg", "webp"))
   results = json.loads((output / "report" / "results.json").read_text(encoding="utf-8"))
-  assert len(results["rows"]) == 4 * (1 + 6 + 6)
+  assert len(results["rows"]) == 2 * (1 + 6 + 6)
   model = model_files.load(str(models / "tiny"))
-  for name, photo in sample_photos.load().items():
+  for name, photo in list(sample_photos.load().items())[:2]:
     photo = photo[: demo_sheet.CROP, : demo_sheet.CROP]
     data = (output / "kvc" / f"{name}.kvc").read_bytes()
     decoded = image_files.read_image(str(output / "decoded" / f"{name}.png"))
@@ -110,7 +110,8 @@ def test_the_demo_draws_what_a_second_process_decoded(run, models, tmp_path):
     assert row[1:3] == ["Ours", str(len(data))]
     assert float(row[4]) == pytest.approx(metrics.psnr(photo, decoded), abs=0.006)
   width, height = Image.open(output / "demo.png").size
-  assert width > 4 * 2 * demo_sheet.CROP and height > 4 * 2 * demo_sheet.CROP
+  # For each photo, itself and crops of the original, ours and JPEG at twice the size.
+  assert width > 4 * 2 * demo_sheet.CROP and height > 2 * 2 * demo_sheet.CROP
 
 
 def test_crops_lie_inside_their_photos():

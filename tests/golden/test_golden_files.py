@@ -6,6 +6,7 @@ in the repository is replaced only where a format has a new version number.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -61,6 +62,7 @@ def _contents(model: coding.Model, data: bytes) -> dict[str, object]:
   return {"shape": list(planes[0].shape), **hashes, "pixels": pixels}
 
 
+@functools.lru_cache  # Several tests look at the same files.
 def _decoded(model: coding.Model, data: bytes) -> list[integer_entropy_model.Decoded]:
   """Returns what is decoded of each branch's substreams."""
   header, substreams = bitstream.parse(data)
