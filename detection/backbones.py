@@ -7,6 +7,7 @@ import functools
 import tensorflow as tf
 
 from detection.config import ConfigError
+from detection.layers import NORMS
 from detection.resnet import ResNet
 from detection.trunks import NanoDetG
 
@@ -29,8 +30,10 @@ def create(name: str, width: int, norm: str) -> tf.keras.layers.Layer:
     norm: which of `layers.NORMS` a ResNet has.
 
   Raises:
-    ConfigError: there is none of this name.
+    ConfigError: there is none of this name, or no such norm.
   """
+  if norm not in NORMS:
+    raise ConfigError(f"found norm {norm!r}, expected one of {', '.join(NORMS)}")
   if name in _RESNETS:
     return _RESNETS[name](width=width, norm=norm)
   if name == "nanodet_g":

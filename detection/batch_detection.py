@@ -80,7 +80,7 @@ def run_detect(options: DetectOptions) -> str:
     }
     atomic_files.write_text(results, f"{json.dumps(content, indent=1)}\n")
   photos.check_complete(left_out, len(names), results)
-  return _summary(entries, results, options.draw, len(names) - len(targets))
+  return _summary(entries, results, options, len(names) - len(targets))
 
 
 def _detect_in_photo(
@@ -204,17 +204,19 @@ def _write_drawn(path: str, drawn: Image.Image) -> None:
   atomic_files.write_bytes(path, file.getvalue())
 
 
-def _summary(entries: Sequence[dict], results: str, draw: bool, num_undrawn: int) -> str:
+def _summary(
+  entries: Sequence[dict], results: str, options: DetectOptions, num_undrawn: int
+) -> str:
   count = sum(len(each["detections"]) for each in entries)
   line = f"{_count(len(entries), 'photo')}: {_count(count, 'detection')} in {results}"
-  if not draw:
+  if not options.draw:
     return line
   if num_undrawn == 0:
     return f"{line}, drawn beside it"
-  return (
-    f"{line}; {_count(num_undrawn, 'photo')} not drawn, as features hold no pixels: give the "
-    "photos with --input"
-  )
+  reason = "as features hold no pixels: give the photos with --input"
+  if options.input:
+    reason = "as --input has none of that name: give the folder that was extracted"
+  return f"{line}; {_count(num_undrawn, 'photo')} not drawn, {reason}"
 
 
 def _count(number: int, name: str) -> str:

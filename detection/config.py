@@ -23,6 +23,9 @@ class ConfigError(errors.Error):
 class Config:
   """What a detector is built from and how it selects its detections.
 
+  Raises:
+    ConfigError: numbers are too many, too few or out of their range.
+
   Attributes:
     backbone: name in `detection.backbones`.
     width: channels of the stem of a ResNet; those of the stages follow (RESNETS.STEM_OUT_CHANNELS).
@@ -71,6 +74,18 @@ class Config:
   max_detections: int = 100
   short_side: int = 800
   max_side: int = 1333
+
+  def __post_init__(self):
+    lengths = {"pixel_mean": 3, "pixel_std": 3, "anchor_sizes": len(LEVELS), "box_weights": 4}
+    for name, length in lengths.items():
+      if len(getattr(self, name)) != length:
+        raise ConfigError(f"found {name} = {getattr(self, name)}, expected {length} numbers")
+    for name in ("pixel_std", "anchor_sizes", "aspect_ratios", "box_weights"):
+      if not getattr(self, name) or min(getattr(self, name)) <= 0:
+        raise ConfigError(f"found {name} = {getattr(self, name)}, expected numbers above 0")
+    for name in ("rpn_nms_iou", "nms_iou"):
+      if not 0 <= getattr(self, name) <= 1:
+        raise ConfigError(f"found {name} = {getattr(self, name)}, expected 0 to 1")
 
   def to_json(self) -> dict[str, object]:
     """Returns the fields as JSON writes them."""

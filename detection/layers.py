@@ -77,7 +77,7 @@ class BatchNorm(FrozenBatchNorm):
   """The same map where it learns: of a batch's own mean and variance while it is trained.
 
   Its weights have the same names, so that a detector that was trained with it is used, or trained
-  on, as one whose norms are frozen.
+  on, as one whose norms are frozen. One that is not `trainable` is such a norm.
   """
 
   _MOMENTUM = 0.9  # of the running mean and variance
@@ -131,7 +131,7 @@ class Conv2D(tf.keras.layers.Layer):
     self.bias = None if norm else self.add_weight("bias", [out_channels], initializer="zeros")
 
   def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-    if training and isinstance(self.norm, BatchNorm):
+    if training and isinstance(self.norm, BatchNorm) and self.norm.trainable:
       y = self._convolution(x, self.weight) if self._groups == 1 else self._grouped(x, training)
       y = self.norm.normalize_batch(y)
       return y if self._activation is None else self._activation(y)

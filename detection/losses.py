@@ -82,8 +82,10 @@ def box_losses(
   cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(classes, logits)
   classification = tf.reduce_sum(tf.where(is_drawn, cross_entropy, 0.0)) / count
   is_object = tf.logical_and(is_drawn, classes < num_classes)
-  matched = tf.where(is_object[:, tf.newaxis], matched, proposals)
-  targets = boxes_lib.get_deltas(proposals, matched, weights)
+  # Padding is empty: its targets would not be finite, nor, times 0, the gradient.
+  targets = tf.where(
+    is_object[:, tf.newaxis], boxes_lib.get_deltas(proposals, matched, weights), 0.0
+  )
   # A product in place of a gather, whose gradient would not be dense.
   of_class = tf.one_hot(classes, num_classes)[..., tf.newaxis]
   error = tf.reduce_sum(smooth_l1(tf.reduce_sum(deltas * of_class, 1), targets), -1)

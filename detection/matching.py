@@ -56,7 +56,7 @@ def sample(
   Args:
     labels: int32 [B, N].
     count: how many are drawn of an image, where there are so many.
-    positive_fraction: of `count`, that may be objects at most.
+    positive_fraction: of `count`, that may be objects at most; one may always be.
     seed: int32 [2].
 
   Returns:
@@ -64,7 +64,7 @@ def sample(
     [B, count]: where too few are left that are not ignored, some are not.
   """
   count = min(count, labels.shape[1])
-  limit = int(count * positive_fraction)
+  limit = max(1, int(count * positive_fraction))
   chance = tf.random.stateless_uniform(labels.shape, seed)
   # The best of random numbers are a random choice; of objects, the first `limit`.
   is_positive = labels == POSITIVE

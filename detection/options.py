@@ -7,7 +7,7 @@ import dataclasses
 from detection.config import CONFIGS
 from khuvcm_tf.options import OptionsError, option
 
-_DETECTOR = "A shipped detector's name or a detector's folder."
+_DETECTOR = "A detector's folder, a training workdir, or a shipped detector's name."
 _ALPHA = "Transparent photos: 'refuse' them, or compose them over 'white', 'black' or '#rrggbb'."
 
 

@@ -129,7 +129,7 @@ def write(dataset: Dataset, path: str, folder: str) -> None:
     FileError: a file cannot be written.
   """
   for name in (os.path.dirname(path) or ".", folder):
-    os.makedirs(name, exist_ok=True)
+    atomic_files.make_folder(name)
   for record in tqdm.tqdm(dataset, unit="image", disable=None):
     image_files.write_image(os.path.join(folder, record.file_name), record.read())
   atomic_files.write_text(path, json.dumps(dataset.ground_truth))

@@ -30,7 +30,7 @@ class EvaluateDetectorOptions(DatasetOptions):
   """Options of `evaluate_detector`."""
 
   detector: str | None = option(
-    None, "A shipped detector's name or a detector's folder.", required=True
+    None, "A detector's folder, a training workdir, or a shipped detector's name.", required=True
   )
   output: str | None = option(None, "Folder for the results.", required=True)
 

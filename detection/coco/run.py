@@ -79,7 +79,7 @@ def run_evaluation(
   if not fingerprint:
     raise ValueError("`fingerprint` is empty, expected what tells this detector from others")
   ids = match(categories, dataset)
-  os.makedirs(output, exist_ok=True)
+  atomic_files.make_folder(output)
   with DetectionStore(os.path.join(output, "detections.jsonl")) as store:
     found, left_out = _detect_all(detect, dataset, store, f"{__version__} {fingerprint}", ids)
   if not found:

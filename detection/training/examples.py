@@ -6,6 +6,7 @@ unbroken one would have seen.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from PIL import Image
 from detection.coco import CocoError, masks
 from detection.coco.dataset import Dataset, Record
 from detection.training.options import DetectorOptions
+from khuvcm_tf import errors
 
 _LEAST_SIDE = 2.0  # pixels of a box that is trained on
 _LEAST_VISIBLE = 0.3  # of a box's area, where the square cuts it
@@ -67,6 +69,7 @@ class Examples:
     with_masks: bool,
   ):
     self._options, self._with_masks = options, with_masks
+    self._failures: list[errors.Error] = []
     self._records: list[tuple[Record, dict[int, int]]] = []
     for dataset in datasets:
       classes = {
@@ -89,6 +92,11 @@ class Examples:
 
   def __len__(self) -> int:
     return len(self._records)
+
+  @property
+  def has_masks(self) -> bool:
+    """Whether some object has a mask."""
+    return any("segmentation" in each for record, _ in self._records for each in _objects(record))
 
   def draw(self, number: int) -> Batch:
     """Returns example `number` of the run, as a batch without its first axis, of NumPy."""
@@ -155,12 +163,36 @@ class Examples:
       return tf.data.Dataset.range(start, start + per_shard)
 
     def draw(number):
-      values = tf.numpy_function(lambda n: tuple(self.draw(int(n))), [number], list(types))
+      values = tf.numpy_function(self._draw_or_note, [number], list(types))
       return Batch(*(tf.ensure_shape(value, shape) for value, shape in zip(values, shapes)))
 
     dataset = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max).flat_map(numbers)
     dataset = dataset.map(draw, num_parallel_calls=2, deterministic=True)
     return dataset.batch(per_shard, drop_remainder=True).prefetch(2)
+
+  def _draw_or_note(self, number: np.int64) -> tuple:
+    try:
+      return tuple(self.draw(int(number)))
+    except errors.Error as error:
+      self._failures.append(error)
+      raise
+
+  @contextlib.contextmanager
+  def failures_named(self):
+    """Within, an image that `batches` cannot read ends in an error that names its file.
+
+    Raises:
+      CocoError: in place of TensorFlow's error, whose text is a traceback.
+    """
+    try:
+      yield
+    except tf.errors.OpError:
+      if not self._failures:
+        raise
+      raise CocoError(
+        f"a training image cannot be used: {self._failures[0]}; restore it, or take it out of the "
+        "annotations, and start again"
+      ) from None
 
 
 def _objects(record: Record) -> list[dict]:
@@ -195,7 +227,9 @@ def load(options: DetectorOptions, datasets: Sequence[Dataset], with_masks: bool
       f"--categories names {', '.join(unknown[:5])}, which the data has not; expected some of "
       f"{', '.join(names[:10])}"
     )
-  categories = tuple(options.categories or names)
+  categories = tuple(dict.fromkeys(options.categories or names))
   examples = Examples(datasets, categories, options, with_masks)
   logging.info("%d training images with objects of %d categories", len(examples), len(categories))
+  if with_masks and not examples.has_masks:
+    logging.warning("no object of the training images has a mask: the mask head is not trained")
   return categories, examples

@@ -105,6 +105,8 @@ class DetectorOptions(RunOptions):
         f"--min_scale={self.min_scale} is out of range, expected at most --max_scale="
         f"{self.max_scale}"
       )
+    if self.mixed_precision:
+      raise OptionsError("found --mixed_precision, expected none: detectors compute in float32")
     if "backbone" not in self.arguments and not self.init_from:
       raise OptionsError(
         "found no --argument=backbone=NAME, expected one, or --init_from=DETECTOR to go on from"

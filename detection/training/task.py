@@ -11,7 +11,7 @@ from absl import logging
 
 from detection import detector_files, drawing, trunks
 from detection.coco import detections as detections_lib
-from detection.coco import evaluation, sources
+from detection.coco import evaluation, run, sources
 from detection.coco.dataset import Dataset
 from detection.coco.options import DatasetOptions
 from detection.config import Config, ConfigError
@@ -58,9 +58,13 @@ class DetectorTask(task_lib.Task):
     if not checkpoints.exist(options.workdir):
       assign_first_weights(options, self.detector)
     for name in options.frozen:
-      _layer(self.detector, name).trainable = False
+      for layer in _layers(self.detector, name):
+        layer.trainable = False
     self.model = model_lib.DetectorModel(self.detector, options)
     self._validation = validation_dataset(options)
+    self._category_ids = run.match(self.categories, self._validation)
+    for record in self._validation:
+      record.read()  # What is damaged is named now, not when the first validation comes.
     self._predictor = Predictor(self.detector, self.categories)
 
   @property
@@ -70,13 +74,15 @@ class DetectorTask(task_lib.Task):
   def batches(self, first_step, shard):
     return self._examples.batches(first_step, shard)
 
+  def failures_named(self):
+    return self._examples.failures_named()
+
   def validate(self, step, writer):
     """Returns COCO's numbers of boxes, and of masks; "loss" is 1 - AP, so that the best is kept.
 
     Shows the detections of some images.
     """
-    found, ids = [], {each.name: each.id for each in self._validation.categories}
-    category_ids = {i: ids[name] for i, name in enumerate(self.categories) if name in ids}
+    found, category_ids = [], self._category_ids
     for number, record in enumerate(self._validation):
       image = record.read()
       objects = self._predictor(image)
@@ -161,7 +167,12 @@ def make_config(options: DetectorOptions, start: Config | None, num_classes: int
   Raises:
     OptionsError: an argument is no field of a config, or its value does not fit.
   """
-  fields = {"num_classes": num_classes, **options.arguments}
+  fields = {**options.arguments, "num_classes": num_classes}
+  if options.arguments.get("num_classes", num_classes) != num_classes:
+    raise OptionsError(
+      f"found --argument=num_classes={options.arguments['num_classes']}, expected {num_classes}, "
+      "the number of categories; drop it, and choose by --categories"
+    )
   try:
     return Config.from_json({**(start.to_json() if start else {}), **fields})
   except ConfigError as error:
@@ -198,13 +209,19 @@ def assign_first_weights(options: DetectorOptions, detector: Detector) -> None:
   logging.info("starts with %d of %d weights", len(taken), len(weights))
 
 
-def _layer(detector: Detector, name: str) -> tf.keras.layers.Layer:
-  """Returns the layer that a name such as backbone.bottom_up.stem leads to."""
-  layer = detector
-  for part in name.split("."):
-    layer = layer[int(part)] if isinstance(layer, (list, tuple)) else getattr(layer, part, None)
-    if layer is None:
-      raise OptionsError(
-        f"--frozen={name} leads to no layer, expected one as in backbone.bottom_up"
-      )
-  return layer
+def _layers(detector: Detector, name: str) -> list[tf.keras.layers.Layer]:
+  """Returns the layers that a name leads to: one, or the blocks of a stage as res2 of a ResNet.
+
+  Raises:
+    OptionsError: it leads to none.
+  """
+  found = detector
+  try:
+    for part in name.split("."):
+      found = found[int(part)] if isinstance(found, (list, tuple)) else getattr(found, part)
+  except (AttributeError, IndexError, ValueError):
+    found = None
+  found = list(found) if isinstance(found, (list, tuple)) else [found]
+  if not all(isinstance(each, tf.keras.layers.Layer) for each in found):
+    raise OptionsError(f"--frozen={name} leads to no layer, expected one as in backbone.bottom_up")
+  return found

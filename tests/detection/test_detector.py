@@ -113,6 +113,11 @@ def test_weights_have_the_names_of_detectron2(tiny_detector):
   assert len(names) == len(tiny_detector.weights)
 
 
+def test_an_unknown_norm_is_refused():
+  with pytest.raises(ConfigError, match=r"^found norm 'group', expected one of frozen, batch"):
+    Detector(Config("resnet18", norm="group"))
+
+
 def test_an_unknown_backbone_is_refused():
   with pytest.raises(ConfigError, match=r"^found backbone 'vgg', expected one of nanodet_g, res"):
     Detector(Config("vgg"))
@@ -137,6 +142,19 @@ def test_a_config_comes_back_from_json(tiny_config):
     ({"backbone": "resnet50", "num_classes": -1}, r"^found num_classes = -1, expected int"),
     ({"backbone": "resnet50", "num_classes": True}, r"^found num_classes = True, expected int"),
     ({"backbone": "resnet50", "pixel_mean": ["a"]}, r"^found pixel_mean = \['a'\], expected tuple"),
+    (
+      {"backbone": "resnet50", "anchor_sizes": [8.0]},
+      r"^found anchor_sizes = .*, expected 5 numbe",
+    ),
+    (
+      {"backbone": "resnet50", "aspect_ratios": [0.0]},
+      r"^found aspect_ratios = .*, expected numbe",
+    ),
+    (
+      {"backbone": "resnet50", "aspect_ratios": []},
+      r"^found aspect_ratios = .*, expected numbers ",
+    ),
+    ({"backbone": "resnet50", "nms_iou": 2.0}, r"^found nms_iou = 2.0, expected 0 to 1"),
   ],
 )
 def test_a_config_that_is_none_is_refused(fields, message):

@@ -100,6 +100,14 @@ def test_norms_are_not_trained():
   assert len(layer.weights) == 5
 
 
+def test_a_norm_that_is_not_trainable_stays_as_it_is(rng):
+  layer = Conv2D(3, 4, 3, norm="batch")
+  layer.trainable = False
+  x = tf.constant(rng.normal(2.0, 3.0, (2, 6, 8, 3)), tf.float32)
+  np.testing.assert_array_equal(layer(x, training=True), layer(x, training=False))
+  np.testing.assert_array_equal(layer.norm.running_mean, np.zeros(4))
+
+
 def test_weights_are_named_by_the_attributes_that_lead_to_them():
   layer = tf.keras.layers.Layer()
   layer.parts = [Linear(2, 3), Conv2D(2, 3, 1, norm="frozen")]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from detection.coco import CocoError, annotation_files, evaluation, masks, run
+from khuvcm_tf.atomic_files import FileError
 
 NAMES = ("dog", "boat", "person")
 
@@ -165,6 +166,12 @@ def test_no_category_in_common_is_an_error(evaluate, dataset):
   )
   with pytest.raises(CocoError, match=message):
     evaluate(_Perfect(dataset), categories=tuple("abcdefg"))
+
+
+def test_an_output_that_is_a_file_is_told(evaluate, dataset, tmp_path):
+  (tmp_path / "out").touch()
+  with pytest.raises(FileError, match=r"out: cannot be made: File exists; expected a writable"):
+    evaluate(_Perfect(dataset))
 
 
 def test_a_detector_without_fingerprint_is_refused(evaluate, dataset):

@@ -9,6 +9,7 @@ import pytest
 
 from detection.coco import CocoError, annotation_files, evaluation, masks, shape_dataset, shapes
 from detection.coco.options import GenerateShapesOptions
+from khuvcm_tf.atomic_files import FileError
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,13 @@ def test_files_are_replaced_only_on_request(tmp_path):
     shape_dataset.generate(GenerateShapesOptions(**options))
   shape_dataset.generate(GenerateShapesOptions(**{**options, "count": 2}, overwrite=True))
   assert len(annotation_files.load(str(tmp_path / "test.json"), str(tmp_path / "test"))) == 2
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+  (tmp_path / "file").touch()
+  options = GenerateShapesOptions(output=str(tmp_path / "file"), split="test", count=1)
+  with pytest.raises(FileError, match=r"file: cannot be made: File exists; expected a writable pl"):
+    shape_dataset.generate(options)
 
 
 def test_a_data_set_without_images_is_refused():

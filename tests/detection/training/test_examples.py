@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -103,6 +105,24 @@ def test_a_category_that_no_data_has_is_refused(dataset, make_options):
     examples_lib.load(options, [dataset], with_masks=False)
 
 
+def test_a_category_that_is_named_twice_is_one(dataset, make_options):
+  options = make_options(categories=("dark", "dark"))
+  assert examples_lib.load(options, [dataset], with_masks=False)[0] == ("dark",)
+
+
+def test_masks_to_train_that_the_data_has_not_are_told(dataset, make_options, caplog):
+  def without_masks(record):
+    kept = [{k: v for k, v in e.items() if k != "segmentation"} for e in record.annotations]
+    return dataclasses.replace(record, annotations=tuple(kept))
+
+  without = dataclasses.replace(dataset, records=tuple(map(without_masks, dataset)))
+  with caplog.at_level("WARNING", logger="absl"):
+    examples_lib.load(make_options(), [dataset], with_masks=True)
+    assert not caplog.records
+    examples_lib.load(make_options(), [without], with_masks=True)
+  assert "the mask head is not trained" in caplog.text
+
+
 @pytest.mark.parametrize(
   "changes, message",
   [
@@ -113,6 +133,7 @@ def test_a_category_that_no_data_has_is_refused(dataset, make_options):
     ({"image_side": 100}, r"^--image_side=100 is out of range, expected a multiple of 64"),
     ({"min_scale": 2.0}, r"^--min_scale=2.0 is out of range, expected at most --max_scale=1.4"),
     ({"arguments": {}}, r"^found no --argument=backbone=NAME"),
+    ({"mixed_precision": True}, r"^found --mixed_precision, expected none"),
     ({"boxes_per_image": 1}, r"^--boxes_per_image=1 is out of range"),
   ],
 )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from detection import detector_files, predictor
+from detection.coco import CocoError
 from detection.config import Config
 from detection.detector import Detector
 from detection.training import task
+from khuvcm_tf.data.image_files import ImageError
 from khuvcm_tf.options import OptionsError
 from khuvcm_tf.runs import loop
 
@@ -82,10 +87,74 @@ def test_frozen_layers_are_not_trained(make_options, tmp_path):
   assert not any(name.startswith(frozen) for name in trained)
 
 
+def test_a_stage_is_frozen_with_all_of_its_blocks(make_options, tmp_path):
+  stage = "backbone.bottom_up.res2"
+  ours = task.DetectorTask(
+    make_options(workdir=str(tmp_path), arguments={**_SMALL, "norm": "batch"}, frozen=(stage,))
+  )
+  names = {id(v): name for name, v in ours.detector.named_weights().items()}
+  assert not any(names[id(each)].startswith(stage) for each in ours.model.trainable_variables)
+
+
+def _damage(folder, tmp_path) -> dict[str, object]:
+  """Returns annotations and images of a copy of the data in which an image ends too early."""
+  copy = tmp_path / "damaged"
+  shutil.copytree(folder, copy)
+  (copy / "1.png").write_bytes((folder / "1.png").read_bytes()[:3000])
+  return {"annotations": str(copy / "annotations.json"), "images": str(copy)}
+
+
+def test_a_damaged_training_image_is_named(make_options, folder, tmp_path):
+  data = _damage(folder, tmp_path)
+  options = make_options(
+    workdir=str(tmp_path / "w"),
+    arguments=_SMALL,
+    batch_size=6,
+    max_steps=2,
+    train_annotations=(data["annotations"],),
+    train_images=(data["images"],),
+  )
+  with pytest.raises(
+    CocoError, match=r"^a training image cannot be used: \S*1\.png: damaged or cut"
+  ):
+    _run(options)
+
+
+def test_a_damaged_validation_image_is_named_before_the_first_step(make_options, folder, tmp_path):
+  data = _damage(folder, tmp_path)
+  options = make_options(
+    workdir=str(tmp_path / "w"),
+    arguments=_SMALL,
+    validation_annotations=data["annotations"],
+    validation_images=data["images"],
+  )
+  with pytest.raises(ImageError, match=r"1\.png: damaged or cut short"):
+    task.DetectorTask(options)
+
+
+def test_validation_on_other_categories_is_refused(make_options, folder, tmp_path):
+  content = json.loads((folder / "annotations.json").read_text())
+  content["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+  (tmp_path / "other.json").write_text(json.dumps(content))
+  options = make_options(
+    workdir=str(tmp_path / "w"),
+    arguments=_SMALL,
+    validation_annotations=str(tmp_path / "other.json"),
+  )
+  with pytest.raises(CocoError, match=r"other.json: has the categories cat, dog, expected some of"):
+    task.DetectorTask(options)
+
+
 @pytest.mark.parametrize(
   "changes, message",
   [
     ({"frozen": ("backbone.top",)}, r"^--frozen=backbone.top leads to no layer"),
+    ({"frozen": ("backbone.call",)}, r"^--frozen=backbone.call leads to no layer"),
+    ({"frozen": ("backbone.bottom_up.res2.7",)}, r"^--frozen=\S*res2.7 leads to no layer"),
+    (
+      {"arguments": {**_SMALL, "num_classes": 5}},
+      r"^found --argument=num_classes=5, expected 2, t",
+    ),
     ({"arguments": {**_SMALL, "speed": 1}}, r"^--argument: found the fields \['speed'\]"),
     ({"arguments": {**_SMALL, "width": "wide"}}, r"^--argument: found width = 'wide'"),
   ],
