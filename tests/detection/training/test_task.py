@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import pathlib
 import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import flags
 
 from detection import detector_files, predictor
 from detection.coco import CocoError
 from detection.config import Config
 from detection.detector import Detector
 from detection.training import task
+from detection.training.options import DetectorOptions
+from khuvcm_tf import options as options_lib
 from khuvcm_tf.data.image_files import ImageError
 from khuvcm_tf.options import OptionsError
 from khuvcm_tf.runs import loop
 
+_CONFIGS = pathlib.Path(__file__).parents[3] / "configs" / "detector"
 _SMALL = {"masks": False, "backbone": "resnet18", "width": 4, "fpn_channels": 4}
 _SMALL = {**_SMALL, "box_fc_channels": 4, "short_side": 64, "max_side": 64, "num_proposals": 5}
 
@@ -27,7 +32,11 @@ def _run(options, task_class=task.DetectorTask):
 
 
 def test_a_run_that_was_interrupted_ends_as_one_that_was_not(make_options, tmp_path):
-  class Interrupted(task.DetectorTask):
+  class Unseen(task.DetectorTask):
+    def validate(self, step, writer):
+      return {"loss": 1.0}
+
+  class Interrupted(Unseen):
     def summary(self, metrics):
       raise KeyboardInterrupt
 
@@ -44,7 +53,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(make_options, tmp_p
     if task_class is Interrupted:
       with pytest.raises(KeyboardInterrupt):
         _run(options, task_class)
-    folders.append(_run(options))
+    folders.append(_run(options, Unseen if task_class is Interrupted else task_class))
   whole, parts = (detector_files.read_weights(folder) for folder in folders)
   for name, value in whole.items():
     np.testing.assert_allclose(parts[name], value, atol=1e-6, err_msg=name)
@@ -60,6 +69,15 @@ def start(tmp_path):
   config = Config(**_SMALL, num_classes=5)
   detector_files.save(str(tmp_path / "start"), Detector(config), list("abcde"), {})
   return str(tmp_path / "start")
+
+
+@pytest.mark.parametrize("flagfile", sorted(_CONFIGS.glob("*.flags")), ids=lambda path: path.stem)
+def test_a_flagfile_gives_options_and_a_detector(flagfile, tmp_path):
+  values = flags.FlagValues()
+  options_lib.define_flags(DetectorOptions, values)
+  values(["train_detector.py", f"--flagfile={flagfile}", f"--workdir={tmp_path}"])
+  options = options_lib.from_flags(DetectorOptions, values)
+  assert Detector(task.make_config(options, None, 8)).config.num_classes == 8
 
 
 def test_a_run_starts_with_the_weights_that_fit(make_options, start, tmp_path):
