@@ -101,7 +101,8 @@ class DetectorTask(task_lib.Task):
       with_masks=self.detector.config.masks and self._validation.has_masks,
     )
     metrics = {name: value for name, value in numbers.items() if isinstance(value, float)}
-    return {"loss": 1.0 - metrics["ap"], **metrics}
+    # AP is nan where the validation images have no object.
+    return {"loss": 1.0 - np.nan_to_num(metrics["ap"]), **metrics}
 
   def summary(self, metrics):
     if "ap50" in metrics:
@@ -164,6 +165,9 @@ def validation_dataset(options: DetectorOptions) -> Dataset:
 def make_config(options: DetectorOptions, start: Config | None, num_classes: int) -> Config:
   """Returns the config that the options ask for.
 
+  Without another detector to start from, and unless the options say otherwise, images are resized
+  for validation and later so that their long side is that of a training image.
+
   Raises:
     OptionsError: an argument is no field of a config, or its value does not fit.
   """
@@ -173,8 +177,9 @@ def make_config(options: DetectorOptions, start: Config | None, num_classes: int
       f"found --argument=num_classes={options.arguments['num_classes']}, expected {num_classes}, "
       "the number of categories; drop it, and choose by --categories"
     )
+  side = {"short_side": options.image_side, "max_side": options.image_side}
   try:
-    return Config.from_json({**(start.to_json() if start else {}), **fields})
+    return Config.from_json({**(start.to_json() if start else side), **fields})
   except ConfigError as error:
     raise OptionsError(f"--argument: {error}; `Config` in detection/config.py lists all") from error
 

@@ -62,8 +62,8 @@ class Checkpoints:
       self._last.save(checkpoint_number=self.step)
 
   def save_best(self, loss: float):
-    """Keeps the weights as they are now if `loss` is the lowest so far."""
-    if self._chief and loss < float(self.best_loss.numpy()):
+    """Keeps the weights as they are now if no `loss` so far was lower."""
+    if self._chief and loss <= float(self.best_loss.numpy()):
       self.best_loss.assign(loss)
       self._best.save(checkpoint_number=self.step)
 

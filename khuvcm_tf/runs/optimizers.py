@@ -10,15 +10,21 @@ from khuvcm_tf.runs import schedules
 from khuvcm_tf.runs.options import RunOptions
 from khuvcm_tf.runs.task import TrainableModel
 
+_MOMENTUM = 0.9  # of gradient descent
+
 
 def create(options: RunOptions, schedule: schedules.Schedule) -> tf.keras.optimizers.Optimizer:
-  """Returns Adam as the options want it."""
-  return tf.keras.optimizers.Adam(
-    schedule,
-    global_clipnorm=options.clip_norm or None,
-    use_ema=options.ema > 0,
-    ema_momentum=options.ema or 0.99,  # Keras checks it also where it is not used.
-  )
+  """Returns the optimizer as the options want it."""
+  arguments = {
+    "learning_rate": schedule,
+    "weight_decay": options.weight_decay or None,
+    "global_clipnorm": options.clip_norm or None,
+    "use_ema": options.ema > 0,
+    "ema_momentum": options.ema or 0.99,  # Keras checks it also where it is not used.
+  }
+  if options.optimizer == "sgd":
+    return tf.keras.optimizers.SGD(momentum=_MOMENTUM, **arguments)
+  return tf.keras.optimizers.Adam(**arguments)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,16 @@ class RunOptions:
   workdir: str = option(None, "Folder of the run; created if it does not exist.", required=True)
   max_steps: int = option(1_000_000, "Number of steps of the run.", low=1)
   batch_size: int = option(8, "Examples in a step, over all devices and workers.", low=1)
-  learning_rate: float = option(1e-4, "Learning rate of Adam after the warm-up.", above=0)
+  optimizer: str = option(
+    "adam",
+    "adam, or sgd: gradient descent with momentum 0.9, at learning rates such as 0.01.",
+    choices=("adam", "sgd"),
+    fixed=True,
+  )
+  weight_decay: float = option(
+    0.0, "Share of each weight, times the learning rate, that a step takes off; 0: none.", low=0
+  )
+  learning_rate: float = option(1e-4, "Learning rate after the warm-up.", above=0)
   learning_rate_schedule: str = option(
     "drops",
     "constant; cosine: falls to 1 % at the last step; drops: falls to a tenth after 80 % of the "
