@@ -163,6 +163,23 @@ def test_the_check_lets_a_right_import_pass(path, source):
   assert wrong_imports(pathlib.PurePath(path), source) == []
 
 
+# Of detection/: what a detector is, without data, files, training or programs.
+_NETWORK = """config layers resnet trunks backbones fpn anchors boxes proposals roi_align box_head
+  mask_head detector postprocessing matching losses""".split()
+
+
+def test_the_network_of_a_detector_knows_no_data_no_files_and_no_training():
+  allowed = {f"detection.{name}" for name in _NETWORK}
+  wrong = []
+  for name in _NETWORK:
+    source = (ROOT / "detection" / f"{name}.py").read_text("utf-8")
+    for line, imported in _imported_names(source, "detection"):
+      of_detection = imported.startswith("detection.")
+      if of_detection and ".".join(imported.split(".")[:2]) not in allowed:
+        wrong.append(f"detection/{name}.py:{line}: {imported}")
+  assert wrong == []
+
+
 def test_every_folder_of_code_is_a_package():
   folders = {p.parent for p in _sources() if "bin" not in p.relative_to(ROOT).parts}
   assert [f for f in folders if not (f / "__init__.py").is_file()] == []
