@@ -193,17 +193,27 @@ def to_flags(options) -> list[str]:
   """
   lines = []
   for field, spec, _ in _options(type(options)):
-    name, value = _flag(field, spec), getattr(options, field.name)
-    if isinstance(value, dict):
-      lines += [f"--{name}={key}={value[key]}" for key in sorted(value)]
-    elif value is not None:
-      lines.append(f"--{name}={_as_text(value)}")
+    lines += _lines(_flag(field, spec), getattr(options, field.name))
   return lines
 
 
-def fixed_flags(cls: type) -> list[str]:
-  """Returns the names of the flags whose values work that is resumed must not change."""
-  return [_flag(field, spec) for field, spec, _ in _options(cls) if spec.fixed]
+def _lines(name: str, value) -> list[str]:
+  if isinstance(value, dict):
+    return [f"--{name}={key}={value[key]}" for key in sorted(value)]
+  return [] if value is None else [f"--{name}={_as_text(value)}"]
+
+
+def fixed_flags(cls: type) -> dict[str, list[str]]:
+  """Returns the flags whose values work that is resumed must not change.
+
+  Returns:
+    Name -> the lines of a flagfile that give its default.
+  """
+  return {
+    _flag(field, spec): _lines(_flag(field, spec), _default(field))
+    for field, spec, _ in _options(cls)
+    if spec.fixed
+  }
 
 
 def read_pairs(texts: Sequence[str]) -> dict[str, object]:

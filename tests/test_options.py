@@ -122,8 +122,8 @@ def test_help_shows_what_absl_does_not():
   }
 
 
-def test_fixed_options_are_named_by_their_flags():
-  assert options.fixed_flags(_Options) == ["lambda", "weights"]
+def test_fixed_options_are_named_by_their_flags_and_have_the_lines_of_their_defaults():
+  assert options.fixed_flags(_Options) == {"lambda": ["--lambda=0.5"], "weights": []}
 
 
 def test_annotations_are_never_evaluated(monkeypatch):

@@ -19,9 +19,11 @@ def record_flags(options: RunOptions) -> None:
   path, lines = _path(options.workdir), options_lib.to_flags(options)
   if os.path.isfile(path):
     earlier = _read(options.workdir)
-    for name in options_lib.fixed_flags(type(options)):
+    for name, default in options_lib.fixed_flags(type(options)).items():
+      # A run that was begun before there was an option has its default.
       was, found = (
-        " ".join(line for line in each if line.startswith(f"--{name}=")) or f"no --{name}"
+        " ".join([line for line in each if line.startswith(f"--{name}=")] or default)
+        or f"no --{name}"
         for each in (earlier, lines)
       )
       if was != found:

@@ -47,6 +47,17 @@ def test_another_run_in_the_workdir_is_refused_and_left_as_it_is(tmp_path, field
   assert (tmp_path / "flags.txt").read_text() == before
 
 
+def test_an_option_that_is_newer_than_the_run_has_its_default(tmp_path):
+  workdir.record_flags(_Options(workdir=str(tmp_path)))
+  lines = (tmp_path / "flags.txt").read_text().splitlines(keepends=True)
+  older = [line for line in lines if not line.startswith("--degree=")]
+  (tmp_path / "flags.txt").write_text("".join(older))
+  with pytest.raises(RunError, match=r"flags\.txt has --degree=1, found --degree=2"):
+    workdir.record_flags(_Options(workdir=str(tmp_path), degree=2))
+  workdir.record_flags(_Options(workdir=str(tmp_path)))
+  assert (tmp_path / "flags.txt").read_text() == "".join(lines)
+
+
 def test_a_run_may_be_resumed_for_longer_and_with_another_learning_rate(tmp_path):
   workdir.record_flags(_Options(workdir=str(tmp_path), max_steps=100))
   workdir.record_flags(_Options(workdir=str(tmp_path), max_steps=200, learning_rate=1e-5))
