@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from detection import drawing, predictor
+from detection import detector_files, drawing, predictor
 from detection.coco import shapes
+from khuvcm_tf import atomic_files, model_folders
 from khuvcm_tf.data import image_files, sample_photos
 
 _MIN_SCORE = 0.5
@@ -31,18 +32,19 @@ class Shown(NamedTuple):
 
 
 def run(output: str) -> list[Shown]:
-  """Draws what the detectors `shapes` and `person` find.
+  """Draws what the detectors `shapes` and `person` find, where these are shipped.
 
   Args:
     output: folder for detections_NAME.png.
 
   Raises:
-    detector_files.DetectorError: a detector is missing or damaged.
+    detector_files.DetectorError: a detector is damaged.
     atomic_files.FileError: a drawing cannot be written.
   """
   images = {"shapes": shapes.draw(0, *_SCENE).image, "person": sample_photos.load()["astronaut"]}
-  os.makedirs(output, exist_ok=True)
-  return [_show(name, image, output) for name, image in images.items()]
+  shipped = model_folders.shipped(detector_files.DESCRIPTION)
+  atomic_files.make_folder(output)
+  return [_show(name, image, output) for name, image in images.items() if name in shipped]
 
 
 def _show(name: str, image: np.ndarray, output: str) -> Shown:

@@ -115,18 +115,27 @@ class DetectorTask(task_lib.Task):
       "training": {
         "steps": step,
         "images": len(self._examples),
-        "options": {
-          name: value
-          for name, value in dataclasses.asdict(self._options).items()
-          if name not in ("workdir", "data_dir")
-        },
-        **provenance.describe(),
+        "options": _described(self._options),
+        "date": provenance.describe()["date"],
+        "commit": provenance.commit(),
+        "machine": provenance.machine(),
       }
     }
     detector_files.save(
       folder, self.detector, self.categories, description, self._options.weights_dtype
     )
     return folder
+
+
+def _described(options: DetectorOptions) -> dict[str, object]:
+  """Returns the options without folders, of which others know nothing: files by their names."""
+  values = dataclasses.asdict(options)
+  for name in ("workdir", "data_dir", "train_images", "validation_images"):
+    del values[name]
+  for name in ("init_from", "trunk_weights", "validation_annotations"):
+    values[name] = values[name] and os.path.basename(values[name])
+  values["train_annotations"] = [os.path.basename(each) for each in values["train_annotations"]]
+  return values
 
 
 def training_datasets(options: DetectorOptions) -> list[Dataset]:

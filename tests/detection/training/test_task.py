@@ -60,6 +60,8 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(make_options, tmp_p
   # What came out is a detector that other programs take.
   detect = predictor.load(str(tmp_path / "whole"))
   assert detect.categories == ("light", "dark")
+  text = (tmp_path / "whole" / "detector" / "detector.json").read_text()
+  assert '"annotations.json"' in text and str(tmp_path) not in text
   assert detect(np.zeros((64, 64, 3), np.uint8)).masks is None
 
 
@@ -75,7 +77,11 @@ def start(tmp_path):
 def test_a_flagfile_gives_options_and_a_detector(flagfile, tmp_path):
   values = flags.FlagValues()
   options_lib.define_flags(DetectorOptions, values)
-  values(["train_detector.py", f"--flagfile={flagfile}", f"--workdir={tmp_path}"])
+  command = ["train_detector.py", f"--flagfile={flagfile}", f"--workdir={tmp_path}"]
+  if "_dataset=" not in flagfile.read_text():
+    names = ("train_annotations", "train_images", "validation_annotations", "validation_images")
+    command += [f"--{name}=x" for name in names]
+  values(command)
   options = options_lib.from_flags(DetectorOptions, values)
   assert Detector(task.make_config(options, None, 8)).config.num_classes == 8
 
