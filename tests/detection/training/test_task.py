@@ -41,7 +41,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(make_options, tmp_p
       raise KeyboardInterrupt
 
   folders = []
-  for name, task_class in (("whole", task.DetectorTask), ("parts", Interrupted)):
+  for name, task_class in (("whole", Unseen), ("parts", Interrupted)):
     options = make_options(
       workdir=str(tmp_path / name),
       arguments=_SMALL,
@@ -53,7 +53,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(make_options, tmp_p
     if task_class is Interrupted:
       with pytest.raises(KeyboardInterrupt):
         _run(options, task_class)
-    folders.append(_run(options, Unseen if task_class is Interrupted else task_class))
+    folders.append(_run(options, Unseen))
   whole, parts = (detector_files.read_weights(folder) for folder in folders)
   for name, value in whole.items():
     np.testing.assert_allclose(parts[name], value, atol=1e-6, err_msg=name)
@@ -63,6 +63,20 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(make_options, tmp_p
   text = (tmp_path / "whole" / "detector" / "detector.json").read_text()
   assert '"annotations.json"' in text and str(tmp_path) not in text
   assert detect(np.zeros((64, 64, 3), np.uint8)).masks is None
+
+
+def test_validation_gives_the_numbers_of_coco_and_shows_detections(make_options, tmp_path):
+  class Writer:
+    shown = []
+
+    def image(self, step, name, image):
+      self.shown.append((step, name, image.shape))
+
+  ours = task.DetectorTask(make_options(workdir=str(tmp_path), arguments=_SMALL))
+  metrics = ours.validate(7, Writer())
+  assert metrics["loss"] == 1.0 - metrics["ap"] and 0.0 <= metrics["ap50"] <= 1.0
+  assert Writer.shown == [(7, f"validation/{i}", (64, 72, 3)) for i in range(2)]
+  assert ours.summary(metrics).startswith("AP 0.")
 
 
 @pytest.fixture
