@@ -7,7 +7,7 @@ Its signatures are `detect` (images -> detections), `extract_features` (images -
 take and give. The file export.json in the folder names the categories and the size for images.
 """
 
-from detection.options import ExportDetectorOptions
+from detection.options import ExportDetectorOptions, config_changes
 from khuvcm_tf import options, program
 
 options.define_flags(ExportDetectorOptions)
@@ -17,9 +17,7 @@ def main():
   given = options.from_flags(ExportDetectorOptions)
   from detection import predictor, saved_model  # TensorFlow takes seconds to import
 
-  changes = {"min_score": given.min_score, "max_detections": given.max_detections}
-  changes = {name: value for name, value in changes.items() if value is not None}
-  saved_model.export(predictor.load(given.detector, **changes), given.output)
+  saved_model.export(predictor.load(given.detector, **config_changes(given)), given.output)
   print(f"{given.detector} exported to {given.output}")
 
 

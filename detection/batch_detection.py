@@ -21,7 +21,7 @@ from PIL import Image
 from detection import drawing, feature_files, photos, predictor
 from detection.coco.detections import to_coco
 from detection.feature_files import FeatureSet
-from detection.options import DetectOptions
+from detection.options import DetectOptions, config_changes
 from detection.photos import Photo, PhotoError
 from detection.postprocessing import Objects
 from detection.predictor import Predictor
@@ -52,12 +52,7 @@ def run_detect(options: DetectOptions) -> str:
   output = os.path.expanduser(options.output)
   found = _photos_beside(output, options.input) if options.input else []
   _check_folder(output, options.overwrite)
-  changes = {
-    name: getattr(options, name)
-    for name in ("short_side", "max_side", "min_score", "max_detections")
-    if getattr(options, name) is not None
-  }
-  model = predictor.load(options.detector, **changes)
+  model = predictor.load(options.detector, **config_changes(options))
   if options.features:
     names, detect = _from_features(model, options, found)
   else:

@@ -16,6 +16,7 @@ from detection.box_head import Detections
 from detection.config import BOX_LEVELS, Config
 from detection.fpn import FPN
 from detection.proposals import RPN
+from khuvcm_tf.layers import assign_by_name
 
 # Images are padded to a multiple of it, the stride of P5 (FPN.size_divisibility).
 STRIDE = 32
@@ -151,16 +152,7 @@ class Detector(tf.keras.Model):
     Raises:
       ValueError: a name or a shape is not the detector's.
     """
-    weights = self.named_weights()
-    odd = sorted(set(weights) ^ set(values))
-    if odd:
-      raise ValueError(f"weights {odd[:4]} stand on one side only")
-    for name, weight in weights.items():
-      if tuple(weight.shape) != values[name].shape:
-        raise ValueError(
-          f"weight {name} has shape {values[name].shape}, expected {tuple(weight.shape)}"
-        )
-      weight.assign(values[name].astype(np.float32))
+    assign_by_name(self.named_weights(), values)
 
 
 def _sizes(images: tf.Tensor, image_sizes: tf.Tensor | None) -> tf.Tensor:

@@ -180,9 +180,5 @@ def _read_description(folder: str) -> dict[str, object]:
 def _fingerprint(config: Config, weights: dict[str, np.ndarray]) -> bytes:
   # Without defaults: a field that a later version adds changes no fingerprint.
   digest = hashlib.sha256(json.dumps(config.changes(), sort_keys=True).encode())
-  for name in sorted(weights):
-    array = np.ascontiguousarray(weights[name])
-    array = array.astype(array.dtype.newbyteorder("<"))
-    digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-    digest.update(array.tobytes())
+  model_folders.add_to_digest(digest, weights)
   return digest.digest()[:8]

@@ -11,7 +11,7 @@ import os
 from detection import feature_files, feature_npz, feature_records, photos, predictor
 from detection.feature_files import NpzWriter
 from detection.feature_records import RecordWriter
-from detection.options import ExtractOptions
+from detection.options import ExtractOptions, config_changes
 from detection.photos import Photo
 from detection.predictor import Predictor
 from detection.stored_features import FeatureError, Metadata, StoredFeatures
@@ -28,12 +28,7 @@ def run_extract(options: ExtractOptions) -> str:
   check(options)
   output, found = os.path.expanduser(options.output), photos.find(options.input)
   _check_output(output, options, len(found))
-  changes = {
-    name: getattr(options, name)
-    for name in ("short_side", "max_side")
-    if getattr(options, name) is not None
-  }
-  model = predictor.load(options.detector, **changes)
+  model = predictor.load(options.detector, **config_changes(options))
   left_out = []
   with _writer(output, options, model) as writer:
     extract = _Extraction(model, options.dtype, options.alpha, writer)

@@ -11,6 +11,15 @@ _DETECTOR = "A detector's folder, a training workdir, or a shipped detector's na
 _ALPHA = "Transparent photos: 'refuse' them, or compose them over 'white', 'black' or '#rrggbb'."
 
 
+_OF_CONFIG = ("short_side", "max_side", "min_score", "max_detections")
+
+
+def config_changes(options: object) -> dict[str, object]:
+  """Returns the fields of a detector's config that options give, as `predictor.load` takes them."""
+  values = {name: getattr(options, name, None) for name in _OF_CONFIG}
+  return {name: value for name, value in values.items() if value is not None}
+
+
 @dataclasses.dataclass(frozen=True)
 class ResizeOptions:
   """How photos are resized for the detector."""

@@ -25,6 +25,7 @@ from khuvcm_tf.entropy import calibration
 from khuvcm_tf.entropy.integer.entropy_model import InexactArithmetic, within
 from khuvcm_tf.model_folders import (
   FORMAT,
+  add_to_digest,
   check_replaceable,
   find,
   read_arrays,
@@ -162,15 +163,8 @@ def _fingerprint(
 ) -> bytes:
   entropy = hashlib.sha256(name.encode())
   synthesis = hashlib.sha256()
-  for digest, arrays in (
-    (entropy, integers),
-    (synthesis, {key: value for key, value in weights.items() if _is_of_synthesis(key)}),
-  ):
-    for key in sorted(arrays):
-      array = np.ascontiguousarray(arrays[key])
-      array = array.astype(array.dtype.newbyteorder("<"))
-      digest.update(f"{key} {array.dtype.str} {array.shape}".encode())
-      digest.update(array.tobytes())
+  add_to_digest(entropy, integers)
+  add_to_digest(synthesis, {key: v for key, v in weights.items() if _is_of_synthesis(key)})
   return entropy.digest()[: coding.ENTROPY_BYTES] + synthesis.digest()[: 8 - coding.ENTROPY_BYTES]
 
 

@@ -111,6 +111,15 @@ def read_arrays(path: str) -> dict[str, np.ndarray]:
     raise ValueError(f"{os.path.basename(path)}: {reason(error)}") from error
 
 
+def add_to_digest(digest, arrays: dict[str, np.ndarray]) -> None:
+  """Adds names, types, shapes and contents of arrays to a digest of hashlib, in names' order."""
+  for name in sorted(arrays):
+    array = np.ascontiguousarray(arrays[name])
+    array = array.astype(array.dtype.newbyteorder("<"))
+    digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+    digest.update(array.tobytes())
+
+
 def check_replaceable(folder: str, description: str = DESCRIPTION) -> None:
   """Raises ModelError where writing a folder would destroy something of another kind.
 

@@ -78,3 +78,41 @@ class _CodedRows:
 def rows_seen():
   """A class of coders whose `rows` are those of the tables that symbols are coded with."""
   return _CodedRows
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+  """Of a Mask R-CNN with three classes, for images of about 64 pixels."""
+  from detection.config import Config
+
+  return Config(
+    "resnet18",
+    width=8,
+    masks=True,
+    num_classes=3,
+    fpn_channels=16,
+    box_fc_channels=16,
+    mask_channels=8,
+    rpn_top_k=30,
+    num_proposals=20,
+    max_detections=20,
+    short_side=64,
+    max_side=128,
+  )
+
+
+@pytest.fixture(scope="session")
+def tiny_detector(tiny_config):
+  """A detector with random weights, which gives detections of all classes."""
+  import tensorflow as tf
+
+  from detection.detector import Detector
+
+  tf.keras.utils.set_random_seed(1)
+  detector = Detector(tiny_config)
+  for name, weight in detector.named_weights().items():
+    if name.endswith("conv2.norm.weight"):
+      weight.assign(0.3 * tf.ones_like(weight))  # else activations grow from block to block
+    if name == "roi_heads.box_predictor.cls_score.weight":
+      weight.assign(tf.random.stateless_normal(weight.shape, [1, 2], stddev=0.3))
+  return detector

@@ -15,7 +15,7 @@ import tensorflow as tf
 from khuvcm_tf.codecs import input_format as input_format_lib
 from khuvcm_tf.codecs.input_format import Planes
 from khuvcm_tf.entropy import entropy_model as entropy_model_lib
-from khuvcm_tf.layers import Transform
+from khuvcm_tf.layers import Transform, assign_by_name
 from khuvcm_tf.ops import padding
 
 # How a transform is applied: as a plain network, or in bands.
@@ -151,16 +151,7 @@ class Codec(tf.keras.Model):
     Raises:
       ValueError: a name or a shape is not the codec's.
     """
-    weights = self.named_weights()
-    if set(weights) != set(values):
-      odd = sorted(set(weights) ^ set(values))
-      raise ValueError(f"weights {odd[:4]} stand on one side only")
-    for name, weight in weights.items():
-      if weight.shape != values[name].shape:
-        raise ValueError(
-          f"weight {name} has shape {values[name].shape}, expected {tuple(weight.shape)}"
-        )
-      weight.assign(values[name].astype(weight.dtype.as_numpy_dtype))
+    assign_by_name(self.named_weights(), values)
 
   def planes(self, rgb: tf.Tensor) -> Planes:
     """Returns the planes of RGB images [B, H, W, 3], 0..255 of any type."""

@@ -8,6 +8,7 @@ from khuvcm_tf.layers.residual import Attention, ResidualBlock, ResidualDown, Re
 from khuvcm_tf.layers.signal import Rectifier, activation, conv, conv_down, conv_up
 from khuvcm_tf.layers.stack import Stack
 from khuvcm_tf.layers.transform import Transform
+from khuvcm_tf.layers.weights import assign_by_name
 
 __all__ = [
   "Attention",
@@ -22,6 +23,7 @@ __all__ = [
   "Subpixel",
   "Transform",
   "activation",
+  "assign_by_name",
   "conv",
   "conv_down",
   "conv_up",
