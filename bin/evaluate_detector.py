@@ -28,6 +28,7 @@ def main():
     categories=detect.categories,
     fingerprint=detect.fingerprint,
     about={"detector": given.detector},
+    supercategories=given.supercategories,
   )
   print(run.table(result))
   print(f"written to {given.output}/results.json and detections.json")

@@ -40,6 +40,8 @@ class Config:
     num_proposals: of an image after NMS (RPN.POST_NMS_TOPK_TEST in Base).
     rpn_nms_iou: IoU above which the lower proposal of two of a level goes (RPN.NMS_THRESH).
     box_fc_channels: of the two fully connected layers (ROI_BOX_HEAD.FC_DIM).
+    canonical_box_size: side of a box that is pooled from P4, in pixels; one of twice the side is
+      pooled from P5 (ROIPooler's argument of this name in `detectron2/modeling/poolers.py`).
     box_pool_size: side of what ROIAlign gives the box head (ROI_BOX_HEAD.POOLER_RESOLUTION).
     box_weights: divide the deltas of x, y, w, h (ROI_BOX_HEAD.BBOX_REG_WEIGHTS).
     mask_channels: of the mask head's convolutions (ROI_MASK_HEAD.CONV_DIM).
@@ -65,6 +67,7 @@ class Config:
   num_proposals: int = 1000
   rpn_nms_iou: float = 0.7
   box_fc_channels: int = 1024
+  canonical_box_size: float = 224.0
   box_pool_size: int = 7
   box_weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0)
   mask_channels: int = 256

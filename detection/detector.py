@@ -58,14 +58,18 @@ class ROIHeads(tf.keras.layers.Layer):
     self, features: Features, boxes: tf.Tensor, image: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns logits [N, K + 1] and deltas [N, K, 4] of boxes [N, 4] in the images [N]."""
-    pooled = roi_align.pool_levels(features, boxes, image, self._config.box_pool_size)
+    pooled = roi_align.pool_levels(
+      features, boxes, image, self._config.box_pool_size, self._config.canonical_box_size
+    )
     return self.box_predictor(self.box_head(pooled))
 
   def predict_masks(
     self, features: Features, boxes: tf.Tensor, image: tf.Tensor, classes: tf.Tensor
   ) -> tf.Tensor:
     """Returns probabilities [N, 2 S, 2 S] of the classes [N] in boxes [N, 4] in the images [N]."""
-    pooled = roi_align.pool_levels(features, boxes, image, self._config.mask_pool_size)
+    pooled = roi_align.pool_levels(
+      features, boxes, image, self._config.mask_pool_size, self._config.canonical_box_size
+    )
     return tf.sigmoid(mask_head.of_classes(self.mask_head(pooled), classes))
 
 

@@ -16,15 +16,19 @@ class FPN(tf.keras.layers.Layer):
   """The bottom-up path, the top-down path, and P6.
 
   Args:
-    bottom_up: a backbone: `channels`, and a call that gives its taps `res2` to `res5`.
+    bottom_up: a backbone: a call that gives its taps `res2` to `res5`, and by tap its `channels`
+      and, where they are known and far from 1, the `magnitudes` of its values; first weights are as
+      much larger as these are smaller.
     channels: C of all levels.
   """
 
   def __init__(self, bottom_up: tf.keras.layers.Layer, channels: int):
     super().__init__()
     self.bottom_up = bottom_up
+    magnitudes = getattr(bottom_up, "magnitudes", {})
     for number, stage in enumerate(STAGES, 2):
-      lateral = Conv2D(bottom_up.channels[stage], channels, 1, initializer=XAVIER())
+      initializer = XAVIER(1.0 / magnitudes.get(stage, 1.0) ** 2)
+      lateral = Conv2D(bottom_up.channels[stage], channels, 1, initializer=initializer)
       setattr(self, f"fpn_lateral{number}", lateral)
       setattr(self, f"fpn_output{number}", Conv2D(channels, channels, 3, initializer=XAVIER()))
 

@@ -19,7 +19,7 @@ from khuvcm_tf.layers.initializers import VarianceScaling
 
 # detectron2 calls them c2_msra_fill and c2_xavier_fill (fvcore/nn/weight_init.py).
 MSRA = functools.partial(VarianceScaling, 2.0, "fan_out", "untruncated_normal")
-XAVIER = functools.partial(VarianceScaling, 1.0, "fan_in", "uniform")
+XAVIER = functools.partial(VarianceScaling, mode="fan_in", distribution="uniform")
 
 
 def normal(std: float) -> VarianceScaling:

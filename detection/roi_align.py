@@ -23,20 +23,27 @@ import tensorflow as tf
 from detection import boxes as boxes_lib
 from detection.config import BOX_LEVELS, STRIDES
 
-# A box of this side, in pixels, goes to this level (ROI_BOX_HEAD's canonical size and level).
-_CANONICAL_SIZE, _CANONICAL_LEVEL = 224.0, 4
+# The level of a box of the canonical size (ROIPooler's canonical_level).
+_CANONICAL_LEVEL = 4
 
 
-def assign_levels(boxes: tf.Tensor) -> tf.Tensor:
-  """Returns the level, 2 to 5, from which each box [N, 4], in pixels, is pooled: int32 [N]."""
+def assign_levels(boxes: tf.Tensor, canonical_size: float) -> tf.Tensor:
+  """Returns the level, 2 to 5, from which each box [N, 4], in pixels, is pooled: int32 [N].
+
+  A box whose sides' mean is `canonical_size` pixels goes to level 4, of twice that to level 5.
+  """
   side = tf.sqrt(boxes_lib.area(boxes))
-  octaves = tf.math.log(side / _CANONICAL_SIZE + 1e-8) / tf.math.log(2.0)
+  octaves = tf.math.log(side / canonical_size + 1e-8) / tf.math.log(2.0)
   levels = tf.cast(tf.floor(_CANONICAL_LEVEL + octaves), tf.int32)
   return tf.clip_by_value(levels, 2, 5)
 
 
 def pool_levels(
-  features: dict[str, tf.Tensor], boxes: tf.Tensor, image: tf.Tensor, size: int
+  features: dict[str, tf.Tensor],
+  boxes: tf.Tensor,
+  image: tf.Tensor,
+  size: int,
+  canonical_size: float,
 ) -> tf.Tensor:
   """Pools each box from its own level.
 
@@ -45,11 +52,12 @@ def pool_levels(
     boxes: [N, 4] in pixels.
     image: int32 [N], 0 .. B - 1, in which each box lies.
     size: S.
+    canonical_size: as `assign_levels` takes it.
 
   Returns:
     [N, S, S, C].
   """
-  levels, pooled, indices = assign_levels(boxes), [], []
+  levels, pooled, indices = assign_levels(boxes, canonical_size), [], []
   for number, level in enumerate(BOX_LEVELS, 2):
     here = tf.where(levels == number)[:, 0]
     pooled.append(
@@ -96,18 +104,21 @@ def roi_align(
   return tf.map_fn(pool, (boxes, image), fn_output_signature=spec)
 
 
-def pool_levels_static(features: dict[str, tf.Tensor], boxes: tf.Tensor, size: int) -> tf.Tensor:
+def pool_levels_static(
+  features: dict[str, tf.Tensor], boxes: tf.Tensor, size: int, canonical_size: float
+) -> tf.Tensor:
   """Pools each box from its own level, in shapes that are static if those of the arguments are.
 
   Args:
     features: `p2` to `p5`, each [B, H / stride, W / stride, C].
     boxes: [B, N, 4] in pixels.
     size: S.
+    canonical_size: as `assign_levels` takes it.
 
   Returns:
     [B, N, S, S, C].
   """
-  levels, pooled = assign_levels(boxes), 0.0
+  levels, pooled = assign_levels(boxes, canonical_size), 0.0
   for number, level in enumerate(BOX_LEVELS, 2):
     is_here = (levels == number)[..., tf.newaxis]
     # Boxes of other levels are empty here, and give zeros.

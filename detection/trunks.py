@@ -45,6 +45,8 @@ _BLOCKS = {
   "res5": _Block(first=17, inputs=256, pairs=3, stride=2),
 }
 
+_MAGNITUDES = {"res2": 0.22, "res3": 0.147, "res4": 0.111, "res5": 0.094}
+
 
 def _convolutions() -> dict[str, tuple[int, int, int]]:
   """Name -> (input channels, output channels, stride) of all convolutions."""
@@ -75,12 +77,14 @@ class NanoDetG(tf.keras.layers.Layer):
 
   Attributes:
     channels: of each tap, by name.
+    magnitudes: root of the mean square of each tap with the trained weights, on photos of COCO.
     conv00 ... conv24: the convolutions, each with `weight` [3, 3, in, out] and `bias` [out].
   """
 
   def __init__(self):
     super().__init__()
     self.channels = {tap: 2 * block.inputs for tap, block in _BLOCKS.items()}
+    self.magnitudes = dict(_MAGNITUDES)
     for name, (inputs, outputs, stride) in _convolutions().items():
       setattr(self, name, Conv2D(inputs, outputs, 3, stride, activation=_leaky))
 

@@ -102,3 +102,28 @@ CATEGORIES: tuple[Category, ...] = (
 )
 
 NAMES: tuple[str, ...] = tuple(category.name for category in CATEGORIES)
+
+# The last id of each super-category; their ids lie side by side.
+_LAST_IDS = {
+  "person": 1,
+  "vehicle": 9,
+  "outdoor": 15,
+  "animal": 25,
+  "accessory": 33,
+  "sports": 43,
+  "kitchen": 51,
+  "food": 61,
+  "furniture": 70,
+  "electronic": 77,
+  "appliance": 83,
+  "indoor": 90,
+}
+SUPERCATEGORIES: tuple[str, ...] = tuple(_LAST_IDS)
+
+
+def supercategory(name: str) -> str | None:
+  """Returns the super-category of one of COCO's categories, or None for another name."""
+  ids = {category.name: category.id for category in CATEGORIES}
+  if name not in ids:
+    return None
+  return next(each for each, last in _LAST_IDS.items() if ids[name] <= last)

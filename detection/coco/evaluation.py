@@ -25,6 +25,7 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
 from detection.coco import CocoError, masks
+from detection.coco.categories import SUPERCATEGORIES, supercategory
 from khuvcm_tf.results import rows
 
 KEYS = ("ap", "ap50", "ap75", "aps", "apm", "apl", "ar1", "ar10", "ar100", "ars", "arm", "arl")
@@ -80,6 +81,45 @@ def evaluate(
     for category, ap in zip(categories, by_category):
       parts[category["name"]]["mask_ap"] = ap
   return {**metrics, "categories": parts}
+
+
+def by_supercategory(
+  ground_truth: dict[str, list[dict]],
+  detections: Sequence[dict],
+  category_ids: Collection[int] | None = None,
+) -> tuple[dict[str, list[dict]], list[dict]]:
+  """Returns both with COCO's categories replaced by their super-categories; others are left out.
+
+  A detection then is right where any category of the super-category is. One object that was found
+  as two of them counts as found once, and once as found in error.
+
+  Args:
+    ground_truth, detections, category_ids: as `evaluate` takes them.
+
+  Raises:
+    CocoError: no category is one of COCO's.
+  """
+  categories = _chosen(ground_truth["categories"], "id", category_ids)
+  names = {each["id"]: supercategory(each["name"]) for each in categories}
+  ids = {name: number for number, name in enumerate(SUPERCATEGORIES, 1) if name in names.values()}
+  if not ids:
+    raise CocoError(
+      "none of the categories is one of COCO's, expected some; drop --supercategories"
+    )
+
+  def renamed(entries):
+    return [
+      {**each, "category_id": ids[names[each["category_id"]]]}
+      for each in entries
+      if names.get(each["category_id"])
+    ]
+
+  truth = {
+    "images": ground_truth["images"],
+    "annotations": renamed(ground_truth["annotations"]),
+    "categories": [{"id": number, "name": name} for name, number in ids.items()],
+  }
+  return truth, renamed(detections)
 
 
 def table(metrics: dict[str, object]) -> str:

@@ -33,6 +33,11 @@ class EvaluateDetectorOptions(DatasetOptions):
     None, "A detector's folder, a training workdir, or a shipped detector's name.", required=True
   )
   output: str | None = option(None, "Folder for the results.", required=True)
+  supercategories: bool = option(
+    False,
+    "Also count with the categories of each of COCO's super-categories, such as vehicle, taken as "
+    "one.",
+  )
 
 
 @dataclasses.dataclass(frozen=True)

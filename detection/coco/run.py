@@ -59,6 +59,7 @@ def run_evaluation(
   categories: Sequence[str],
   fingerprint: str,
   about: dict[str, object] | None = None,
+  supercategories: bool = False,
 ) -> Result:
   """Evaluates a detector and writes the files of this module's docstring.
 
@@ -70,6 +71,7 @@ def run_evaluation(
     categories: names of the detector's classes.
     fingerprint: identifies the detector: its weights and all its settings.
     about: further entries of results.json, such as the detector's name.
+    supercategories: whether numbers by super-category are wanted too, as "supercategories".
 
   Raises:
     CocoError: detector and data set have no category in common, or no image could be evaluated.
@@ -89,13 +91,12 @@ def run_evaluation(
     )
   detections = [each for values in found.values() for each in values["detections"]]
   with_masks = all(values["has_masks"] for values in found.values())
-  metrics = evaluation.evaluate(
-    dataset.ground_truth,
-    detections,
-    image_ids=set(found),
-    category_ids=set(ids.values()),
-    with_masks=with_masks and dataset.has_masks,
-  )
+  pair, known = (dataset.ground_truth, detections), set(ids.values())
+  chosen = {"image_ids": set(found), "with_masks": with_masks and dataset.has_masks}
+  metrics = evaluation.evaluate(*pair, category_ids=known, **chosen)
+  if supercategories:
+    pair = evaluation.by_supercategory(*pair, known)
+    metrics["supercategories"] = evaluation.evaluate(*pair, **chosen)
   notes = _notes(categories, dataset, ids, with_masks)
   content = {
     **metrics,
@@ -133,7 +134,10 @@ def match(categories: Sequence[str], dataset: Dataset) -> dict[int, int]:
 
 def table(result: Result) -> str:
   """Returns the numbers and the notes as text."""
-  return "\n".join([evaluation.table(result.metrics), *result.notes])
+  lines = [evaluation.table(result.metrics)]
+  if "supercategories" in result.metrics:
+    lines += ["", "by super-category:", evaluation.table(result.metrics["supercategories"])]
+  return "\n".join([*lines, *result.notes])
 
 
 def check_complete(result: Result) -> None:

@@ -96,7 +96,9 @@ class DetectorModel(task.TrainableModel):
     classes = tf.gather(batch.classes, truth, batch_dims=1)
     classes = tf.where(is_object, classes, config.num_classes)
     features = {level: features[level] for level in BOX_LEVELS}
-    pooled = roi_align.pool_levels_static(features, boxes, config.box_pool_size)
+    pooled = roi_align.pool_levels_static(
+      features, boxes, config.box_pool_size, config.canonical_box_size
+    )
     logits, deltas = heads.box_predictor(heads.box_head(_merged(pooled)))
     classification, localization = losses.box_losses(
       logits,
@@ -118,7 +120,9 @@ class DetectorModel(task.TrainableModel):
   def _masks(self, features: Features, boxes, classes, truth, is_object, batch: Batch):
     """Returns the loss of the masks of boxes [B, R, 4] whose objects have one."""
     config, heads = self.detector.config, self.detector.roi_heads
-    pooled = roi_align.pool_levels_static(features, boxes, config.mask_pool_size)
+    pooled = roi_align.pool_levels_static(
+      features, boxes, config.mask_pool_size, config.canonical_box_size
+    )
     logits = heads.mask_head(_merged(pooled))
     of_class = tf.one_hot(_merged(classes), config.num_classes)
     logits = tf.einsum("nhwk,nk->nhw", logits, of_class)

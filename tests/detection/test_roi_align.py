@@ -87,8 +87,11 @@ def test_a_plane_is_sampled_exactly():
 @pytest.mark.parametrize(
   "side, level", [(0, 2), (1, 2), (111.9, 2), (112, 3), (223.9, 3), (224, 4), (448, 5), (5e3, 5)]
 )
-def test_levels_change_at_octaves_of_224_pixels(side, level):
-  assert roi_align.assign_levels(np.array([[10, 10, 10 + side, 10 + side]], np.float32)) == level
+@pytest.mark.parametrize("canonical_size", [224.0, 112.0])
+def test_levels_change_at_octaves_of_the_canonical_size(side, level, canonical_size):
+  end = 10 + side * canonical_size / 224
+  box = np.array([[10, 10, end, end]], np.float32)
+  assert roi_align.assign_levels(box, canonical_size) == level
 
 
 def test_each_box_is_pooled_from_its_level_and_image():
@@ -100,5 +103,5 @@ def test_each_box_is_pooled_from_its_level_and_image():
   sides = np.array([500, 30, 120, 240, 40], np.float32)
   boxes = tf.constant(np.stack([0 * sides, 0 * sides, sides, sides], -1))
   image = tf.constant([0, 1, 0, 1, 0])
-  pooled = roi_align.pool_levels(features, boxes, image, 3)
+  pooled = roi_align.pool_levels(features, boxes, image, 3, 224.0)
   np.testing.assert_allclose(pooled[:, 1, 1, 0], [5, 12, 3, 14, 2], atol=1e-5)

@@ -86,13 +86,13 @@ def test_pool_levels(size):
   stored, features = operation(f"roi_pooler_{size}"), operation("roi_pooler_features")
   levels = {level: tf.constant(nhwc(features[level])) for level in BOX_LEVELS}
   image = tf.zeros([len(stored["boxes"])], tf.int32)
-  got = roi_align.pool_levels(levels, tf.constant(stored["boxes"]), image, size)
+  got = roi_align.pool_levels(levels, tf.constant(stored["boxes"]), image, size, 224.0)
   assert_near(got, nhwc(stored["out"]))
 
 
 def test_assign_levels():
   stored = operation("assign_levels")
-  np.testing.assert_array_equal(roi_align.assign_levels(stored["boxes"]), stored["levels"])
+  np.testing.assert_array_equal(roi_align.assign_levels(stored["boxes"], 224.0), stored["levels"])
 
 
 @pytest.mark.parametrize(
@@ -390,5 +390,5 @@ def test_targets_and_loss_of_masks():
 def test_static_roi_align_is_the_other_form(size):
   stored, features = operation(f"roi_pooler_{size}"), operation("roi_pooler_features")
   levels = {level: tf.constant(nhwc(features[level])) for level in BOX_LEVELS}
-  got = roi_align.pool_levels_static(levels, tf.constant(stored["boxes"][np.newaxis]), size)
+  got = roi_align.pool_levels_static(levels, tf.constant(stored["boxes"][np.newaxis]), size, 224.0)
   assert_near(got[0], nhwc(stored["out"]))

@@ -160,3 +160,38 @@ def test_detections_of_another_data_set_are_refused(crowded, jitter):
   other[3].pop("segmentation")
   with pytest.raises(CocoError, match=f"1 of {len(found)} detections have no mask, expected"):
     evaluation.evaluate(crowded, other)
+
+
+def _of_coco(crowded):
+  """Returns the data set with names of COCO: two vehicles, two animals, and one that is none."""
+  names = ["car", "zebra", "bus", "kind 4", "cow"]
+  pairs = zip(crowded["categories"], names)
+  return {**crowded, "categories": [{**each, "name": name} for each, name in pairs]}
+
+
+def test_the_categories_of_a_supercategory_count_as_one(crowded, jitter):
+  found, crowded = jitter(crowded, 0), _of_coco(crowded)
+  truth, renamed = evaluation.by_supercategory(crowded, found)
+  assert truth["categories"] == [{"id": 2, "name": "vehicle"}, {"id": 4, "name": "animal"}]
+  ids = {each["id"]: each["name"] for each in crowded["categories"]}
+  expected = {"car": 2, "bus": 2, "zebra": 4, "cow": 4}
+  for before, after in ((crowded["annotations"], truth["annotations"]), (found, renamed)):
+    numbers = [expected.get(ids[each["category_id"]]) for each in before]
+    assert [each["category_id"] for each in after] == [n for n in numbers if n]
+  metrics = evaluation.evaluate(truth, renamed)
+  _check_equal(metrics, _pycocotools(truth, renamed, "bbox"), "")
+
+
+def test_supercategories_are_of_the_categories_evaluated(crowded, jitter):
+  found, crowded = jitter(crowded, 0), _of_coco(crowded)
+  buses = [each["id"] for each in crowded["categories"] if each["name"] == "bus"]
+  truth, renamed = evaluation.by_supercategory(crowded, found, buses)
+  assert [each["name"] for each in truth["categories"]] == ["vehicle"]
+  both = (crowded["annotations"], found)
+  counts = [sum(each["category_id"] in buses for each in entries) for entries in both]
+  assert [len(truth["annotations"]), len(renamed)] == counts
+
+
+def test_a_data_set_without_categories_of_coco_has_no_supercategories(crowded):
+  with pytest.raises(CocoError, match="none of the categories is one of COCO's.*--supercategories"):
+    evaluation.by_supercategory(crowded, [])

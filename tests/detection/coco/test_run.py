@@ -52,7 +52,7 @@ def dataset(content, write):
 def evaluate(dataset, tmp_path):
   """Evaluates into tmp_path/out."""
 
-  def evaluate_(detect, dataset=dataset, fingerprint="f1", categories=NAMES):
+  def evaluate_(detect, dataset=dataset, fingerprint="f1", categories=NAMES, **options):
     return run.run_evaluation(
       detect,
       dataset,
@@ -60,6 +60,7 @@ def evaluate(dataset, tmp_path):
       categories=categories,
       fingerprint=fingerprint,
       about={"detector": "perfect"},
+      **options,
     )
 
   return evaluate_
@@ -83,6 +84,15 @@ def test_a_perfect_detector_finds_all_of_the_categories_it_knows(evaluate, datas
   found = json.loads((tmp_path / "out" / "detections.json").read_text())
   assert [each["category_id"] for each in found] == [1, 18, 1]
   assert found[1]["bbox"] == [15.5, 4, 20, 20]
+
+
+def test_numbers_by_supercategory_stand_beside_the_others(evaluate, dataset, tmp_path):
+  result = evaluate(_Perfect(dataset), supercategories=True)
+  lines = run.table(result).splitlines()
+  assert lines[lines.index("by super-category:") + 3].split()[:2] == ["boxes", "1.0000"]
+  written = json.loads((tmp_path / "out" / "results.json").read_text())["supercategories"]
+  assert written["ap"] == pytest.approx(1)
+  assert sorted(written["categories"]) == ["animal", "person"]
 
 
 def test_masks_are_evaluated_where_all_objects_have_them(evaluate, content, write):
