@@ -65,7 +65,9 @@ def sample(
   """
   count = min(count, labels.shape[1])
   limit = max(1, int(count * positive_fraction))
-  chance = tf.random.stateless_uniform(labels.shape, seed)
+  # Whole numbers, so that all devices draw the same: XLA's uniform numbers are others.
+  bits = tf.random.stateless_uniform(labels.shape, seed, None, None, tf.int32, "philox")
+  chance = tf.cast(tf.bitwise.bitwise_and(bits, 2**23 - 1), tf.float32) * 2.0**-23
   # The best of random numbers are a random choice; of objects, the first `limit`.
   is_positive = labels == POSITIVE
   least = tf.math.top_k(tf.where(is_positive, chance, -1.0), limit)[0][:, -1:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import pickle
 import shutil
 
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
+from detection import config as config_lib
 from detection import detector_files, predictor
 from detection.coco import CocoError
 from detection.config import Config
+from detection.conversion import detectron2
 from detection.detector import Detector
 from detection.training import task
 from detection.training.options import DetectorOptions
@@ -113,6 +116,41 @@ def test_a_run_starts_with_the_weights_that_fit(make_options, start, tmp_path):
   }
   for name in set(weights) - fresh:
     np.testing.assert_array_equal(weights[name], given[name])
+
+
+@pytest.fixture
+def converted(tmp_path, monkeypatch):
+  """A checkpoint in detectron2's format and names, converted; its weights are random."""
+  config = Config("resnet50", width=4, fpn_channels=8, box_fc_channels=16, short_side=64)
+  monkeypatch.setitem(config_lib.CONFIGS, "tiny", config)
+  rng, state = np.random.default_rng(0), {}
+  for name, shape in detectron2.parameters(config).items():
+    if len(shape) > 1:
+      state[name] = rng.normal(0, np.prod(shape[1:]) ** -0.5, shape).astype(np.float32)
+    else:
+      is_one = name.endswith(("norm.weight", "running_var"))
+      state[name] = np.full(shape, float(is_one), np.float32)
+  checkpoint = {"model": state, "__author__": "a test"}
+  (tmp_path / "model_final.pkl").write_bytes(pickle.dumps(checkpoint))
+  detectron2.convert_file(str(tmp_path / "model_final.pkl"), "tiny", str(tmp_path / "converted"))
+  return str(tmp_path / "converted")
+
+
+def test_training_on_from_a_converted_checkpoint_lowers_its_loss(make_options, converted, tmp_path):
+  def loss(detector: str) -> float:
+    """Returns a detector's mean loss on the first images."""
+    ours = task.DetectorTask(
+      make_options(workdir=str(tmp_path / "none"), arguments={}, init_from=detector)
+    )
+    batches = ours.batches(0, (0, 1)).take(3)
+    return float(np.mean([ours.model.loss_and_metrics(batch)["loss"] for batch in batches]))
+
+  options = make_options(
+    workdir=str(tmp_path / "w"), arguments={}, init_from=converted, max_steps=15
+  )
+  tuned = _run(options)
+  assert loss(tuned) < 0.9 * loss(converted)
+  assert predictor.load(tuned).categories == ("light", "dark")
 
 
 def test_frozen_layers_are_not_trained(make_options, tmp_path):
