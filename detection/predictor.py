@@ -83,6 +83,14 @@ class Predictor:
 
     self._objects = tf.function(objects, input_signature=[levels, size, size])
 
+    def boxes(features, image_size):
+      image_sizes = tf.tile(image_size[tf.newaxis], [tf.shape(features["p2"])[0], 1])
+      # Masks that nobody takes are not computed.
+      return detector.from_features(features, image_sizes)._replace(masks=None)
+
+    self._boxes = tf.function(boxes, input_signature=[levels, size])
+    self._scaled = tf.function(postprocessing.scale_boxes)
+
   def __call__(self, image: np.ndarray) -> Objects:
     """Returns what is in an image, as arrays of NumPy.
 
@@ -107,6 +115,23 @@ class Predictor:
     levels = {level: feature[np.newaxis] for level, feature in features.levels.items()}
     objects = self._objects(levels, features.image_size, features.original_size)
     return Objects(*(None if value is None else value.numpy() for value in objects))
+
+  def from_variants(
+    self, levels: dict[str, tf.Tensor], image_size: tuple[int, int], original_size: tuple[int, int]
+  ) -> list[Objects]:
+    """Returns what several variants of one image's features lead to, without masks.
+
+    Args:
+      levels: `p2` to `p6`, each float32 [V, H, W, C] of V variants.
+      image_size, original_size: as `ImageFeatures` has them.
+    """
+    detections = self._boxes(levels, image_size)
+    sizes = tf.constant(image_size), tf.constant(original_size)
+    found = (
+      self._scaled(detections, tf.constant(number), *sizes)
+      for number in range(len(detections.count))
+    )
+    return [Objects(*(v.numpy() for v in each[:3])) for each in found]
 
 
 def load(path_or_name: str, **changes) -> Predictor:

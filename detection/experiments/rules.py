@@ -69,7 +69,9 @@ class Term(NamedTuple):
     if self.operation == "conv":
       return f"conv{self.number}({','.join(self.sources)})"
     name = "" if self.operation == "same" else f":{self.operation}{self.number or ''}"
-    return f"{self.weight:g}*" * (self.weight != 1) + self.sources[0] + name
+    short = f"{self.weight:g}"
+    weight = short if float(short) == self.weight else repr(self.weight)
+    return f"{weight}*" * (self.weight != 1) + self.sources[0] + name
 
 
 @dataclasses.dataclass(frozen=True)
