@@ -120,16 +120,19 @@ class Rule:
           factors[source] = min(factor, factors.get(source, factor))
     return {level: factors[level] for level in LEVELS if level in factors}
 
-  def count_elements(self, sizes: Mapping[str, tuple[int, int]]) -> int:
-    """Returns how many positions are kept of levels of these heights and widths."""
-    total = 0
-    for level, factor in self.kept().items():
-      height, width = resampling.degraded_size(*sizes[level], factor)
-      total += height * width
-    return total
-
 
 NONE = Rule(())
+
+
+def count_positions(kept: Mapping[str, int], sizes: Mapping[str, tuple[int, int]]) -> int:
+  """Returns how many positions levels have, each shrunk by a factor.
+
+  Args:
+    kept: factors by level, as `Rule.kept` gives them.
+    sizes: height and width of each level.
+  """
+  shrunk = (resampling.degraded_size(*sizes[level], factor) for level, factor in kept.items())
+  return sum(height * width for height, width in shrunk)
 
 
 def predictor_name(level: str, term: Term) -> str:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,8 +42,8 @@ class Outcome(NamedTuple):
     rule: of it.
     metrics: COCO's numbers of boxes by `KEYS`, 0..1.
     draws: the same of each draw of the bootstrap, float64 [D, 6]; the same draws for all rules.
-    elements: positions that are kept, of all images.
-    all_elements: positions of all levels, of all images.
+    elements: numbers that are kept, of all images.
+    all_elements: numbers of all levels, of all images.
   """
 
   rule: Rule
@@ -109,6 +109,21 @@ class Runner:
       self._outcomes.update(self._evaluate({rule: keys[rule] for rule in new}, predictors or {}))
     return [self._outcomes[keys[rule]] for rule in wanted]
 
+  def count_elements(self, kept: Mapping[str, int]) -> int:
+    """Returns how many numbers levels hold, each shrunk by a factor, of all images together.
+
+    Args:
+      kept: factors by level, as `Rule.kept` gives them.
+    """
+    sizes = (features.level_sizes(self.model, each) for each in self._records())
+    channels = self.model.detector.config.fpn_channels
+    return channels * sum(rules.count_positions(kept, each) for each in sizes)
+
+  def features(self) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the features of each image that can be used, `p2` to `p6`, float32 [H, W, C]."""
+    for record in tqdm.tqdm(self._records(), desc="features", unit="image", disable=None):
+      yield self._source.get(record, record.read()).levels
+
   @functools.cached_property
   def _weights(self) -> np.ndarray:
     """Returns how often each draw has each image."""
@@ -122,8 +137,6 @@ class Runner:
         f"{self.left_out[0]['reason']}"
       )
     truth, outcomes = self._ground_truth(), {}
-    sizes = [features.level_sizes(self.model, each) for each in self._records()]
-    total = sum(NONE.count_elements(each) for each in sizes)
     bar = tqdm.tqdm(found.items(), desc="AP", unit="rule", leave=False, disable=None)
     for rule, detections in bar:
       numbers = evaluation.evaluate(truth, detections, with_masks=False)
@@ -131,8 +144,8 @@ class Runner:
         rule,
         {key: numbers[key] for key in KEYS},
         bootstrap.evaluate(matches.match(truth, detections), self._weights),
-        sum(rule.count_elements(each) for each in sizes),
-        total,
+        self.count_elements(rule.kept()),
+        self.count_elements(NONE.kept()),
       )
     return outcomes
 

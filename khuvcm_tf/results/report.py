@@ -264,6 +264,19 @@ def description_list(items: Mapping[str, object]) -> Markup:
   return Markup(f"<dl>{lines}</dl>")
 
 
+def picture(path: str, text: str) -> Markup:
+  """Returns a figure of an SVG file, embedded.
+
+  Args:
+    path: of the file.
+    text: what it shows, for those who do not see it.
+  """
+  with open(path, "rb") as file:
+    data = base64.b64encode(file.read()).decode()
+  source = f"data:image/svg+xml;base64,{data}"
+  return Markup(f'<p class="picture"><img src="{source}" alt="{escape(text)}"></p>')
+
+
 def details(summary: str, body: str) -> Markup:
   """Returns what is shown when its summary is pressed."""
   return Markup(f"<details><summary>{escape(summary)}</summary>{escape(body)}</details>")

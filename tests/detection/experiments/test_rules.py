@@ -88,17 +88,21 @@ def test_what_is_kept(text, kept):
 
 def test_the_factor_of_the_study():
   sizes = _SQUARE
-  of_all = rules.NONE.count_elements(sizes)
-  kept = parse("p2=p3:up, p4=0.5*p3:down+0.5*p5:up, p6=p5:down").count_elements(sizes)
+
+  def count(text):
+    return rules.count_positions(parse(text).kept(), sizes)
+
+  of_all, kept = count("none"), count("p2=p3:up, p4=0.5*p3:down+0.5*p5:up, p6=p5:down")
   # (1 + 1/4 + 1/16 + 1/64 + 1/256) / (1/4 + 1/64), 5.01; the study says 5.02.
   assert of_all / kept == pytest.approx(1.33203125 / 0.265625)
   assert abs(of_all / kept - 5.02) < 0.01
-  degraded = parse("p2=p2:degrade64,p4=p4:degrade16,p6=p6:degrade4").count_elements(sizes)
+  degraded = count("p2=p2:degrade64,p4=p4:degrade16,p6=p6:degrade4")
   assert degraded == 128**2 + 32**2 + 3 * 4**2
 
 
 def test_sizes_that_do_not_divide_are_rounded_up():
-  assert parse("p2=p2:degrade64").count_elements({**_SIZES, "p2": (65, 24)}) == 2 + 96 + 24 + 6 + 2
+  kept = parse("p2=p2:degrade64").kept()
+  assert rules.count_positions(kept, {**_SIZES, "p2": (65, 24)}) == 2 + 96 + 24 + 6 + 2
 
 
 _TERMS = st.sampled_from(

@@ -1,0 +1,379 @@
+"""The search for key maps: which levels to keep, and how each of the others is best rebuilt.
+
+1. Candidates. Each level alone is rebuilt from each level, and from each pair of a finer and a
+   coarser one, in every way that `rules` knows, or degraded by each factor; sums get their
+   weights, convolutions their kernels, by least squares on the features of the search images.
+2. Evaluate each candidate alone, all other levels being as they were: some 90 evaluations.
+3. Predict each choice of levels to keep and of candidates for the others (hundreds of thousands):
+   what single candidates lose is added up.
+4. Evaluate the choices on the predicted front of data against AP; what a set of rebuilt levels
+   loses beyond the sum is added to all predictions of that set, and the front is predicted again,
+   until it holds no choice that was not evaluated, or the evaluations are used up.
+5. Evaluate the front on images that the search did not see, beside the study's rules.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from absl import logging
+
+from detection.coco import bootstrap
+from detection.config import LEVELS
+from detection.experiments import ExperimentError, prediction, reconstruction, rules, tables
+from detection.experiments.rules import NONE, Rule, max_factor, parse
+from detection.experiments.runner import Outcome, Runner
+from khuvcm_tf import atomic_files
+from khuvcm_tf.results.rows import Row
+
+_ROUND = 6  # choices that are evaluated before the front is predicted again
+
+
+class Candidate(NamedTuple):
+  """A way to rebuild a level.
+
+  Attributes:
+    rule: of this level alone.
+    level: that it rebuilds.
+    sources: whole levels that it needs.
+    factor: by which the level itself is degraded; 0 if it needs none of it.
+  """
+
+  rule: Rule
+  level: str
+  sources: frozenset[str]
+  factor: int
+
+
+class Comparison(NamedTuple):
+  """The choice against the best of the study's rules that rebuild from P3 and P5.
+
+  Attributes:
+    name: of the study's rule.
+    ap: by how much more the choice reaches, 0..1.
+    low, high: ends of its 95 % interval.
+  """
+
+  name: str
+  ap: float
+  low: float
+  high: float
+
+
+class KeyMaps(NamedTuple):
+  """What the search found.
+
+  Attributes:
+    choice: row of the choice, on the held-out images.
+    comparison: on the same images.
+    rows: on the held-out images, of the features as they were, the front, and the study's rules;
+      with `name`, `origin` ("none", "search" or "study") and `is_chosen`.
+    num_evaluations: of rules on the search images.
+    num_choices: that were compared by prediction.
+  """
+
+  choice: Row
+  comparison: Comparison
+  rows: list[Row]
+  num_evaluations: int
+  num_choices: int
+
+
+def candidates() -> list[Candidate]:
+  """Returns all ways to rebuild each level; weights of sums are yet to be fitted."""
+  found = []
+  for level in LEVELS:
+    finer, coarser = [x for x in LEVELS if x < level], [x for x in LEVELS if x > level]
+    texts = [f"{level}={x}:down" for x in finer] + [f"{level}={x}:up" for x in coarser]
+    texts += [f"{level}={x}:pick" for x in finer]
+    texts += [f"{level}=conv3({x})" for x in (*finer[-1:], *coarser[:1])]
+    for fine, coarse in itertools.product(finer, coarser):
+      texts += [f"{level}={fine}:down+{coarse}:up", f"{level}=conv3({fine},{coarse})"]
+    texts += [
+      f"{level}={level}:degrade{2**step}" for step in range(1, max_factor(level).bit_length())
+    ]
+    found += [_candidate(level, parse(text)) for text in texts]
+  return found
+
+
+def _candidate(level: str, rule: Rule) -> Candidate:
+  terms = dict(rule.terms)[level]
+  sources = frozenset(x for term in terms for x in term.sources if x != level)
+  return Candidate(rule, level, sources, max(t.number * (t.operation == "degrade") for t in terms))
+
+
+def run(
+  search: Runner,
+  held_out: Runner,
+  output: str,
+  max_share: float | None = None,
+  max_loss: float | None = None,
+  max_evaluations: int = 30,
+) -> KeyMaps:
+  """Searches; writes results.
+
+  Args:
+    search: detector and the images to search with.
+    held_out: the same detector and other images.
+    output: folder, which exists.
+    max_share: of the elements that may be kept; by default as many as the study keeps, unless
+      `max_loss` is given.
+    max_loss: AP that may be lost, 0..1; the least elements are kept then.
+    max_evaluations: of choices, beside those of single candidates.
+
+  Raises:
+    ExperimentError: no image could be used, or nothing meets the budget.
+    atomic_files.FileError: a file cannot be written.
+  """
+  (unchanged,) = search.evaluate([NONE])
+  found, predictors = _fitted(search)
+  outcomes = search.evaluate([each.rule for each in found], predictors)
+  space = _Space(search, found, unchanged, outcomes)
+  of_study = reconstruction.rules_of_study()
+  if max_share is None and max_loss is None:
+    max_share = 1 / search.evaluate([of_study["Mix-2"]])[0].factor
+  measured: dict[Rule, Outcome] = {}
+  while len(measured) < max_evaluations:
+    wanted = space.front(measured, min(_ROUND, max_evaluations - len(measured)), max_share)
+    if not wanted:
+      break
+    measured.update(zip(wanted, search.evaluate(wanted, predictors)))
+    space.correct(measured)
+  logging.info(
+    "%d choices predicted, %d evaluated, beside %d single candidates",
+    *(space.num_choices, len(measured), len(found)),
+  )
+  num_evaluations = 1 + len(found) + len(measured)
+  measured[NONE] = unchanged
+  chosen = _choose(measured, unchanged, max_share, max_loss)
+  front = _measured_front(list(measured.values()))
+  names = {chosen: "the choice", **{each.rule: str(each.rule) for each in front}}
+  rows, comparison = _on_held_out(held_out, names, of_study, predictors, chosen)
+  about = {
+    "experiment": "key maps",
+    "budget": {"max_share": max_share, "max_loss": max_loss},
+    "choice": str(chosen),
+    "against_the_study": comparison._asdict(),
+    "search_images": len(search.dataset) - len(search.left_out),
+    "evaluations": num_evaluations,
+    "choices": space.num_choices,
+    "single_candidates": [tables.make_row(outcome, unchanged) for outcome in outcomes],
+  }
+  tables.write(held_out, output, rows, about)
+  _write_predictors(output, [rule for rule in names if rule.predicted], predictors)
+  (choice,) = (row for row in rows if row["is_chosen"])
+  return KeyMaps(choice, comparison, rows, num_evaluations, space.num_choices)
+
+
+def _fitted(search: Runner) -> tuple[list[Candidate], rules.Predictors]:
+  """Returns all candidates, those of sums with their weights, and the weights of convolutions."""
+  found, fits = candidates(), {}
+  channels = search.model.detector.config.fpn_channels
+  for each in found:
+    terms = dict(each.rule.terms)[each.level]
+    if terms[0].operation == "conv":
+      fits[each] = prediction.ConvolutionFit(each.level, terms[0], channels)
+    elif len(terms) > 1:
+      fits[each] = prediction.SumFit(each.level, terms)
+  prediction.fit(list(fits.values()), search.features())
+  predictors, complete = {}, []
+  for each in found:
+    fit = fits.get(each)
+    if isinstance(fit, prediction.ConvolutionFit):
+      predictors[fit.name] = fit.solve()
+    elif fit is not None:
+      each = each._replace(rule=fit.solve())
+    complete.append(each)
+  return complete, predictors
+
+
+class _Space:
+  """All choices of levels to keep and of candidates for the others, with what each should lose.
+
+  Args:
+    search: whose images say how many elements a level has.
+    found: candidates.
+    unchanged, outcomes: of the features as they were, and of each candidate alone.
+  """
+
+  def __init__(
+    self,
+    search: Runner,
+    found: Sequence[Candidate],
+    unchanged: Outcome,
+    outcomes: Sequence[Outcome],
+  ):
+    ap = unchanged.metrics["ap"]
+    self._ap, self._total = ap, unchanged.elements
+    self._found = found
+    self._loss = np.array([ap - outcome.metrics["ap"] for outcome in outcomes])
+    count = search.count_elements
+    self._level_elements = {level: count({level: 1}) for level in LEVELS}
+    self._elements = np.array([count({c.level: c.factor} if c.factor else {}) for c in found])
+    self._excess: dict[frozenset[str], float] = {}
+    # For each set of kept levels: the candidates of each other level, and all combinations.
+    self._choices = [self._combine(kept) for kept in _subsets()]
+    self.num_choices = sum(len(choice.loss) for choice in self._choices)
+
+  class _Choice(NamedTuple):
+    kept: frozenset[str]
+    picks: np.ndarray  # int32 [combinations, levels that are rebuilt], indices of candidates
+    loss: np.ndarray  # of AP, the sum of the candidates' own
+    elements: np.ndarray
+
+  def _combine(self, kept: frozenset[str]) -> _Choice:
+    rebuilt = [level for level in LEVELS if level not in kept]
+    options = [
+      [i for i, c in enumerate(self._found) if c.level == level and c.sources <= kept]
+      for level in rebuilt
+    ]
+    combinations = list(itertools.product(*options))
+    picks = np.array(combinations, np.int32).reshape(len(combinations), len(rebuilt))
+    elements = sum(self._level_elements[level] for level in kept)
+    return self._Choice(
+      kept, picks, self._loss[picks].sum(1), elements + self._elements[picks].sum(1)
+    )
+
+  def _rule(self, picks: np.ndarray) -> Rule:
+    terms = {level: t for i in picks for level, t in self._found[i].rule.terms}
+    return Rule(tuple((level, terms[level]) for level in LEVELS if level in terms))
+
+  def front(self, measured: dict[Rule, Outcome], count: int, max_share: float | None) -> list[Rule]:
+    """Returns choices on the front of elements against AP that are not measured, `count` at most.
+
+    Where a share is given, those within it that are nearest to it come first: the choice will be
+    one of them.
+    """
+    entries = []
+    for choice in self._choices:
+      if not choice.picks.shape[1]:
+        continue
+      loss = choice.loss + self._excess.get(choice.kept, 0.0)
+      order = np.lexsort((loss, choice.elements))
+      best = np.inf
+      for i in order:  # the front of this set of kept levels
+        if loss[i] < best:
+          best = loss[i]
+          entries.append((int(choice.elements[i]), float(loss[i]), choice.picks[i]))
+    entries.sort(key=lambda each: each[:2])
+    best, wanted = np.inf, []
+    known = [(o.elements, self._ap - o.metrics["ap"], None) for o in measured.values()]
+    for elements, loss, picks in sorted([*entries, *known], key=lambda each: each[:2]):
+      if loss < best:
+        best = loss
+        if picks is not None:
+          rule = self._rule(picks)
+          if rule not in measured:
+            wanted.append((elements, rule))
+    if max_share is not None:
+      room = max_share * self._total
+      wanted.sort(key=lambda each: (each[0] > room, abs(each[0] - room)))
+    return list(dict.fromkeys(rule for _, rule in wanted))[:count]
+
+  def correct(self, measured: dict[Rule, Outcome]) -> None:
+    """Learns what sets of kept levels lose beyond the sum of their candidates' own losses."""
+    beyond: dict[frozenset[str], list[float]] = {}
+    indices = {c.rule.terms[0]: i for i, c in enumerate(self._found)}
+    for rule, outcome in measured.items():
+      own = sum(self._loss[indices[pair]] for pair in rule.terms)
+      kept = frozenset(LEVELS) - {level for level, _ in rule.terms}
+      beyond.setdefault(kept, []).append(self._ap - outcome.metrics["ap"] - own)
+    self._excess = {kept: float(np.mean(values)) for kept, values in beyond.items()}
+
+
+def _subsets() -> Iterator[frozenset[str]]:
+  """Yields all sets of levels that may be kept whole."""
+  for count in range(len(LEVELS) + 1):
+    yield from map(frozenset, itertools.combinations(LEVELS, count))
+
+
+def _choose(
+  measured: dict[Rule, Outcome],
+  unchanged: Outcome,
+  max_share: float | None,
+  max_loss: float | None,
+) -> Rule:
+  """Returns the rule that meets the budget: of greatest AP, or of least elements."""
+  fit = [
+    outcome
+    for outcome in measured.values()
+    if (max_share is None or outcome.elements <= max_share * outcome.all_elements * (1 + 1e-9))
+    and (max_loss is None or unchanged.metrics["ap"] - outcome.metrics["ap"] <= max_loss)
+  ]
+  if not fit:
+    raise ExperimentError(
+      f"none of {len(measured)} choices meets the budget, expected one; raise --max_share, "
+      "--max_loss or --max_evaluations"
+    )
+  if max_loss is None:
+    return max(fit, key=lambda each: (each.metrics["ap"], -each.elements)).rule
+  return min(fit, key=lambda each: (each.elements, -each.metrics["ap"])).rule
+
+
+def _measured_front(outcomes: Sequence[Outcome]) -> list[Outcome]:
+  """Returns outcomes that no other beats in elements and AP, by rising elements."""
+  best, front = -np.inf, []
+  for each in sorted(outcomes, key=lambda o: (o.elements, -o.metrics["ap"])):
+    if each.metrics["ap"] > best:
+      best = each.metrics["ap"]
+      front.append(each)
+  return front
+
+
+def _on_held_out(
+  held_out: Runner,
+  names: dict[Rule, str],
+  of_study: dict[str, Rule],
+  predictors: rules.Predictors,
+  chosen: Rule,
+) -> tuple[list[Row], Comparison]:
+  """Returns rows of the features as they were, of the study's rules and of the search's."""
+  labels = {NONE: ("none", "none")}
+  labels.update({rule: (name, "study") for name, rule in of_study.items() if rule != NONE})
+  labels.update({rule: (name, "search") for rule, name in names.items() if rule != NONE})
+  outcomes = dict(zip(labels, held_out.evaluate(list(labels), predictors)))
+  rows = [
+    tables.make_row(
+      outcome,
+      outcomes[NONE],
+      name=labels[rule][0],
+      origin=labels[rule][1],
+      is_chosen=rule == chosen,
+    )
+    for rule, outcome in outcomes.items()
+  ]
+  of_keys = [rule for rule in of_study.values() if set(rule.kept()) == {"p3", "p5"}]
+  best = max(of_keys, key=lambda rule: outcomes[rule].metrics["ap"])
+  ours, theirs = outcomes[chosen], outcomes[best]
+  interval = bootstrap.interval(ours.draws[:, 0] - theirs.draws[:, 0])
+  difference = ours.metrics["ap"] - theirs.metrics["ap"]
+  (name,) = (name for name, rule in of_study.items() if rule == best)
+  return rows, Comparison(name, difference, *interval)
+
+
+def _write_predictors(output: str, used: Sequence[Rule], predictors: rules.Predictors) -> None:
+  """Writes kernels and biases of the rules, by the names of their terms."""
+  arrays = {}
+  for rule in used:
+    for each in rule.predicted:
+      name = rules.predictor_name(*each)
+      kernel, bias = predictors[name]
+      arrays.update({f"{name}.kernel": kernel.numpy(), f"{name}.bias": bias.numpy()})
+  if arrays:
+    with atomic_files.new_file(os.path.join(output, "predictors.npz")) as path:
+      with open(path, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def text(found: KeyMaps) -> str:
+  """Returns the results as a table, by rising elements; the choice is marked by >."""
+  rows = sorted(found.rows, key=lambda row: -row["factor"])
+  shown = [
+    {**row, "": ">" if row["is_chosen"] else "", "share": f"{100 / row['factor']:.1f} %"}
+    for row in rows
+  ]
+  return tables.text(shown, ("", "origin", "share", "name"), ("ap", "aps", "apm", "apl"))
