@@ -49,6 +49,41 @@ class Candidate(NamedTuple):
   factor: int
 
 
+class Budget(NamedTuple):
+  """What a choice may keep or lose; one of the two is None.
+
+  Attributes:
+    max_share: of the elements that may be kept; as little AP as possible is lost then.
+    max_loss: AP that may be lost, 0..1; as few elements as possible are kept then.
+  """
+
+  max_share: float | None
+  max_loss: float | None
+
+  def distance(self, share: float, loss: float) -> tuple[bool, float]:
+    """Returns a key that sorts choices by how near they come to the budget, those within first."""
+    value, limit = (loss, self.max_loss) if self.max_share is None else (share, self.max_share)
+    return value > limit, abs(value - limit)
+
+  def choose(self, measured: Sequence[Outcome]) -> Rule:
+    """Returns the best rule within the budget; the first outcome is that of all levels.
+
+    Raises:
+      ExperimentError: there is none.
+    """
+    ap = measured[0].metrics["ap"]
+    if self.max_share is None:
+      fit = [each for each in measured if ap - each.metrics["ap"] <= self.max_loss]
+      return min(fit, key=lambda each: (each.elements, -each.metrics["ap"])).rule
+    fit = [each for each in measured if each.elements <= self.max_share * each.all_elements]
+    if not fit:
+      raise ExperimentError(
+        f"none of {len(measured)} choices keeps at most {100 * self.max_share:.3g} % of the "
+        "elements, expected one; raise --max_share or --evaluations"
+      )
+    return max(fit, key=lambda each: (each.metrics["ap"], -each.elements)).rule
+
+
 class Comparison(NamedTuple):
   """The choice against the best of the study's rules that rebuild from P3 and P5.
 
@@ -135,38 +170,40 @@ def run(
   space = _Space(search, found, unchanged, outcomes)
   of_study = reconstruction.rules_of_study()
   if max_share is None and max_loss is None:
-    max_share = 1 / search.evaluate([of_study["Mix-2"]])[0].factor
-  measured: dict[Rule, Outcome] = {}
-  while len(measured) < max_evaluations:
-    wanted = space.front(measured, min(_ROUND, max_evaluations - len(measured)), max_share)
+    kept = search.count_elements(of_study["Mix-2"].kept())
+    max_share = kept / unchanged.elements
+  budget = Budget(max_share, max_loss)
+  # Single candidates are choices too, and so is to keep everything.
+  measured = [unchanged, *outcomes]
+  most = len(measured) + max_evaluations
+  while len(measured) < most:
+    space.learn(measured)
+    wanted = space.front(measured, min(_ROUND, most - len(measured)), budget)
     if not wanted:
       break
-    measured.update(zip(wanted, search.evaluate(wanted, predictors)))
-    space.correct(measured)
+    measured += search.evaluate(wanted, predictors)
   logging.info(
-    "%d choices predicted, %d evaluated, beside %d single candidates",
+    "%d choices predicted, %d rules evaluated, %d of them single candidates",
     *(space.num_choices, len(measured), len(found)),
   )
-  num_evaluations = 1 + len(found) + len(measured)
-  measured[NONE] = unchanged
-  chosen = _choose(measured, unchanged, max_share, max_loss)
-  front = _measured_front(list(measured.values()))
+  chosen = budget.choose(measured)
+  front = _measured_front(measured)
   names = {chosen: "the choice", **{each.rule: str(each.rule) for each in front}}
   rows, comparison = _on_held_out(held_out, names, of_study, predictors, chosen)
   about = {
     "experiment": "key maps",
-    "budget": {"max_share": max_share, "max_loss": max_loss},
+    "budget": budget._asdict(),
     "choice": str(chosen),
     "against_the_study": comparison._asdict(),
     "search_images": len(search.dataset) - len(search.left_out),
-    "evaluations": num_evaluations,
+    "evaluations": len(measured),
     "choices": space.num_choices,
     "single_candidates": [tables.make_row(outcome, unchanged) for outcome in outcomes],
   }
   tables.write(held_out, output, rows, about)
   _write_predictors(output, [rule for rule in names if rule.predicted], predictors)
   (choice,) = (row for row in rows if row["is_chosen"])
-  return KeyMaps(choice, comparison, rows, num_evaluations, space.num_choices)
+  return KeyMaps(choice, comparison, rows, len(measured), space.num_choices)
 
 
 def _fitted(search: Runner) -> tuple[list[Candidate], rules.Predictors]:
@@ -215,6 +252,7 @@ class _Space:
     self._level_elements = {level: count({level: 1}) for level in LEVELS}
     self._elements = np.array([count({c.level: c.factor} if c.factor else {}) for c in found])
     self._excess: dict[frozenset[str], float] = {}
+    self._measured: set[tuple[int, ...]] = set()
     # For each set of kept levels: the candidates of each other level, and all combinations.
     self._choices = [self._combine(kept) for kept in _subsets()]
     self.num_choices = sum(len(choice.loss) for choice in self._choices)
@@ -242,46 +280,40 @@ class _Space:
     terms = {level: t for i in picks for level, t in self._found[i].rule.terms}
     return Rule(tuple((level, terms[level]) for level in LEVELS if level in terms))
 
-  def front(self, measured: dict[Rule, Outcome], count: int, max_share: float | None) -> list[Rule]:
-    """Returns choices on the front of elements against AP that are not measured, `count` at most.
+  def front(self, measured: Sequence[Outcome], count: int, budget: Budget) -> list[Rule]:
+    """Returns choices on the predicted front of elements against AP, `count` at most.
 
-    Where a share is given, those within it that are nearest to it come first: the choice will be
-    one of them.
+    Those are left out that were measured, or that a measured one beats. The nearest to the budget
+    come first, since the choice will be one of them.
     """
-    entries = []
+    entries = [(each.elements, self._ap - each.metrics["ap"], None) for each in measured]
     for choice in self._choices:
-      if not choice.picks.shape[1]:
-        continue
       loss = choice.loss + self._excess.get(choice.kept, 0.0)
-      order = np.lexsort((loss, choice.elements))
       best = np.inf
-      for i in order:  # the front of this set of kept levels
-        if loss[i] < best:
+      for i in np.lexsort((loss, choice.elements)):  # the front of this set of kept levels
+        picks = tuple(choice.picks[i].tolist())
+        if loss[i] < best and picks not in self._measured:
           best = loss[i]
-          entries.append((int(choice.elements[i]), float(loss[i]), choice.picks[i]))
-    entries.sort(key=lambda each: each[:2])
+          entries.append((int(choice.elements[i]), float(loss[i]), picks))
     best, wanted = np.inf, []
-    known = [(o.elements, self._ap - o.metrics["ap"], None) for o in measured.values()]
-    for elements, loss, picks in sorted([*entries, *known], key=lambda each: each[:2]):
+    for elements, loss, picks in sorted(entries, key=lambda each: each[:2]):
       if loss < best:
         best = loss
         if picks is not None:
-          rule = self._rule(picks)
-          if rule not in measured:
-            wanted.append((elements, rule))
-    if max_share is not None:
-      room = max_share * self._total
-      wanted.sort(key=lambda each: (each[0] > room, abs(each[0] - room)))
-    return list(dict.fromkeys(rule for _, rule in wanted))[:count]
+          wanted.append((budget.distance(elements / self._total, loss), picks))
+    return [self._rule(picks) for _, picks in sorted(wanted)[:count]]
 
-  def correct(self, measured: dict[Rule, Outcome]) -> None:
+  def learn(self, measured: Sequence[Outcome]) -> None:
     """Learns what sets of kept levels lose beyond the sum of their candidates' own losses."""
     beyond: dict[frozenset[str], list[float]] = {}
     indices = {c.rule.terms[0]: i for i, c in enumerate(self._found)}
-    for rule, outcome in measured.items():
-      own = sum(self._loss[indices[pair]] for pair in rule.terms)
-      kept = frozenset(LEVELS) - {level for level, _ in rule.terms}
-      beyond.setdefault(kept, []).append(self._ap - outcome.metrics["ap"] - own)
+    self._measured = set()
+    for outcome in measured:
+      picks = tuple(indices[pair] for pair in outcome.rule.terms)
+      kept = frozenset(LEVELS) - {level for level, _ in outcome.rule.terms}
+      lost = self._ap - outcome.metrics["ap"]
+      beyond.setdefault(kept, []).append(lost - sum(self._loss[i] for i in picks))
+      self._measured.add(picks)
     self._excess = {kept: float(np.mean(values)) for kept, values in beyond.items()}
 
 
@@ -289,29 +321,6 @@ def _subsets() -> Iterator[frozenset[str]]:
   """Yields all sets of levels that may be kept whole."""
   for count in range(len(LEVELS) + 1):
     yield from map(frozenset, itertools.combinations(LEVELS, count))
-
-
-def _choose(
-  measured: dict[Rule, Outcome],
-  unchanged: Outcome,
-  max_share: float | None,
-  max_loss: float | None,
-) -> Rule:
-  """Returns the rule that meets the budget: of greatest AP, or of least elements."""
-  fit = [
-    outcome
-    for outcome in measured.values()
-    if (max_share is None or outcome.elements <= max_share * outcome.all_elements * (1 + 1e-9))
-    and (max_loss is None or unchanged.metrics["ap"] - outcome.metrics["ap"] <= max_loss)
-  ]
-  if not fit:
-    raise ExperimentError(
-      f"none of {len(measured)} choices meets the budget, expected one; raise --max_share, "
-      "--max_loss or --max_evaluations"
-    )
-  if max_loss is None:
-    return max(fit, key=lambda each: (each.metrics["ap"], -each.elements)).rule
-  return min(fit, key=lambda each: (each.elements, -each.metrics["ap"])).rule
 
 
 def _measured_front(outcomes: Sequence[Outcome]) -> list[Outcome]:
