@@ -70,7 +70,7 @@ def lines_by_level(path: str, all_rows: Sequence[Row], unchanged: Row) -> None:
       axes.set_ylabel(f"{LABELS[key]} (%)")
       axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
       _plain(axes)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")
 
 
 def bars_by_size(
@@ -94,7 +94,7 @@ def bars_by_size(
       axes.set_title(f"{size} objects", fontsize=9)
       axes.set_ylabel(f"{LABELS[key]} (%)")
       _plain(axes)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
 
 @contextlib.contextmanager

@@ -236,7 +236,7 @@ _SECTIONS = {
 def choice_text(found: KeyMaps) -> str:
   """Returns what the search chose and how it compares with the study's rules."""
   row, other = found.choice, found.comparison
-  share = f"{100 / row['factor']:.1f} %"
+  share = f"{100 / row['factor']:.1f}\N{NO-BREAK SPACE}%"
   if other.low > 0:
     relation = "more than"
   elif other.high < 0:
@@ -245,8 +245,8 @@ def choice_text(found: KeyMaps) -> str:
     relation = "not clearly different from"
   return (
     f"The choice: {row['rule']}, which keeps {share} of the elements and reaches AP "
-    f"{tables.percent(row['ap'])} % ({tables.change(row, 'ap')}); {relation} the best of the "
-    f"study's rules of P3 and P5, {other.name}: {100 * other.ap:+.1f} "
+    f"{tables.percent(row['ap'])}\N{NO-BREAK SPACE}% ({tables.change(row, 'ap')}); {relation} the "
+    f"best of the study's rules of P3 and P5, {other.name}: {100 * other.ap:+.1f} "
     f"({100 * other.low:+.1f} to {100 * other.high:+.1f})."
   )
 
@@ -289,8 +289,11 @@ def _left_out(items: Sequence[dict[str, str]]) -> str:
 
 
 def _interval(row: Row, key: str) -> str:
-  low, high = (100 * row[f"{key}_{end}"] for end in ("low", "high"))
-  return f"{100 * row[f'{key}_change']:+.1f}, {low:+.1f} to {high:+.1f}"
+  return f"{100 * row[f'{key}_change']:+.1f}, {_ends(row, key)}"
+
+
+def _ends(row: Row, key: str) -> str:
+  return f"{100 * row[f'{key}_low']:+.1f} to {100 * row[f'{key}_high']:+.1f}"
 
 
 def _table(all_rows: Sequence[Row], first: Sequence[str], last: Sequence[str] = ()) -> Markup:
@@ -303,7 +306,7 @@ def _table(all_rows: Sequence[Row], first: Sequence[str], last: Sequence[str] = 
     numbers = [
       Markup(
         f"{tables.percent(row[key])} ({tables.change(row, key)})"
-        f'<span class="fine">{_interval(row, key) if row[key] == row[key] else ""}</span>'
+        f'<span class="fine">{_ends(row, key) if row[key] == row[key] else ""}</span>'
       )
       for key in KEYS
     ]
