@@ -26,8 +26,9 @@ from detection.coco import bootstrap
 from detection.config import LEVELS
 from detection.experiments import ExperimentError, prediction, reconstruction, rules, tables
 from detection.experiments.rules import NONE, Rule, max_factor, parse
-from detection.experiments.runner import Outcome, Runner
+from detection.experiments.runner import KEYS, Outcome, Runner
 from khuvcm_tf import atomic_files
+from khuvcm_tf.results import curves, figures
 from khuvcm_tf.results.rows import Row
 
 _ROUND = 6  # choices that are evaluated before the front is predicted again
@@ -201,6 +202,13 @@ def run(
     "single_candidates": [tables.make_row(outcome, unchanged) for outcome in outcomes],
   }
   tables.write(held_out, output, rows, about)
+  figures.write(
+    os.path.join(output, "plots"),
+    reconstruction.SHARE,
+    reconstruction.METRICS,
+    curves_of(rows),
+    102.0,
+  )
   _write_predictors(output, [rule for rule in names if rule.predicted], predictors)
   (choice,) = (row for row in rows if row["is_chosen"])
   return KeyMaps(choice, comparison, rows, len(measured), space.num_choices)
@@ -376,6 +384,29 @@ def _write_predictors(output: str, used: Sequence[Rule], predictors: rules.Predi
     with atomic_files.new_file(os.path.join(output, "predictors.npz")) as path:
       with open(path, "wb") as file:
         np.savez(file, **arrays)
+
+
+def curves_of(all_rows: Sequence[Row]) -> list[curves.Curve]:
+  """Returns what is kept against what is found, in percent: all levels, search, and study."""
+  groups = {
+    "none": ("All levels", "plain"),
+    "search": ("Search", "strong"),
+    "study": ("Rules of the study", "dashed"),
+  }
+  drawn = []
+  for origin, (name, style) in groups.items():
+    own = [row for row in all_rows if row["origin"] == origin]
+    points = [
+      curves.Point(
+        ("the choice: " if row["is_chosen"] else "") + row["rule"],
+        100 / row["factor"],
+        {key: 100 * row[key] for key in KEYS},
+      )
+      for row in own
+    ]
+    if points:
+      drawn.append(curves.curve(name, "Rules", style, points))
+  return drawn
 
 
 def text(found: KeyMaps) -> str:

@@ -6,14 +6,14 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from detection.experiments import reconstruction, study, tables
+from detection.experiments import key_maps, reconstruction, study, tables
 from detection.experiments.combinations import Combinations
 from detection.experiments.degradation import Degradation
 from detection.experiments.key_maps import KeyMaps
 from detection.experiments.reconstruction import Reconstruction
 from detection.experiments.rules import max_factor
 from detection.experiments.runner import KEYS, Runner
-from khuvcm_tf.results import curves, provenance, report
+from khuvcm_tf.results import provenance, report
 from khuvcm_tf.results.report import Markup, Section
 from khuvcm_tf.results.rows import Row
 
@@ -188,21 +188,6 @@ def _reconstruction(found: Reconstruction, plots: str) -> Section:
 
 def _key_maps(found: KeyMaps, plots: str) -> Section:
   del plots
-  groups = {"none": ("All levels", "plain"), "search": ("Search", "strong")}
-  groups["study"] = ("Rules of the study", "dashed")
-  drawn = []
-  for origin, (name, style) in groups.items():
-    points = [
-      curves.Point(
-        ("the choice: " if row["is_chosen"] else "") + row["rule"],
-        100 / row["factor"],
-        {key: 100 * row[key] for key in KEYS},
-      )
-      for row in found.rows
-      if row["origin"] == origin
-    ]
-    if points:
-      drawn.append(curves.curve(name, "Rules", style, points))
   rows = sorted(found.rows, key=lambda row: -row["factor"])
   shown = [{**row, "chosen": "chosen" if row["is_chosen"] else ""} for row in rows]
   body = (
@@ -215,7 +200,7 @@ def _key_maps(found: KeyMaps, plots: str) -> Section:
     + report.curves(
       reconstruction.SHARE,
       reconstruction.METRICS,
-      drawn,
+      key_maps.curves_of(found.rows),
       names=("Rules", "Rule", "Images"),
       hint="A point is a rule: those on the front of the search, and the study's.",
     )
