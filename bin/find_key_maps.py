@@ -4,9 +4,9 @@
   python bin/find_key_maps.py --detector=D --dataset=shapes --max_loss=0.01 --output=results
 
 Searches with the first half of the images, and measures what it chose on the other half, beside the
-rules of the study. Writes results.json, results.csv, report.html, and predictors.npz with the
-learned convolutions, into --output, and prints the front of data against AP; > marks the choice. A
-run that was ended goes on when it is started again.
+rules of the study. Writes results.json, results.csv, plots/, report.html, and predictors.npz with
+the learned convolutions, into --output, and prints the fronts of data against AP; > marks the
+choice. A run that was ended goes on when it is started again.
 """
 
 from detection.experiments.options import KeyMapOptions

@@ -4,10 +4,11 @@
   python bin/reconstruct_features.py --detector=D --dataset=shapes --output=results \\
     --rules='p2=p3:up, p4=0.5*p3:down+0.5*p5:up, p6=p5:pick; p2=p2:degrade64'
 
-Of a finer level: p2=p3:up; of a coarser one: p4=p3:down, or every second element, p6=p5:pick; of
-itself, shrunk and enlarged: p2=p2:degrade64; sums of these with weights. Levels that are not named
-stay as they are. Writes results.json, results.csv, plots/ and report.html into --output, and prints
-the table. A run that was ended goes on when it is started again.
+A level becomes a coarser one enlarged (p2=p3:up), a finer one shrunk (p4=p3:down) or every second
+element of it (p6=p5:pick), itself shrunk and enlarged again (p2=p2:degrade64), or a sum of these
+with weights. Levels that are not named stay as they are. Writes results.json, results.csv, plots/
+and report.html into --output, and prints the table. A run that was ended goes on when it is started
+again.
 """
 
 from detection.experiments.options import ReconstructOptions

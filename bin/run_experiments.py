@@ -2,7 +2,7 @@
 
   python bin/run_experiments.py --detector=shapes --dataset=shapes --limit=200 --output=results
 
-Each experiment has a folder below --output, as its own program writes it; report.html is of all of
+Each experiment writes its results into a folder of its own below --output; report.html is of all of
 them. Features and detections are made once for all. A run that was ended goes on when it is started
 again.
 """

@@ -6,7 +6,7 @@ lies between the 2.5th and the 97.5th percentile of the draws.
 
 Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
 
-Letters: D draws, I images, P detections that are right.
+Letters: D draws, I images, N detections of a category, P of them that are right.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from detection.coco.matches import Matches
 
 KEYS = ("ap", "ap50", "ap75", "aps", "apm", "apl")
 _RECALLS = np.linspace(0.0, 1.0, 101)  # at which COCO takes the precision
+_DRAWS_AT_ONCE = 250  # which bounds the memory
 
 
 def draw(seed: int, num_images: int, count: int = 1000) -> np.ndarray:
@@ -35,24 +36,9 @@ def evaluate(matches: Matches, weights: np.ndarray) -> np.ndarray:
   Returns:
     Fractions, 0..1; nan where a draw has no objects of that size.
   """
-  areas, thresholds = matches.is_right.shape[:2]
-  sums = np.zeros((areas, thresholds, len(weights)))
-  counts = np.zeros((areas, len(weights)))
-  edges = np.searchsorted(matches.category, np.arange(matches.objects.shape[1] + 1))
-  for category, (start, end) in enumerate(zip(edges, edges[1:])):
-    objects = matches.objects[:, category] @ weights.T  # [A, D]
-    counts += objects > 0
-    of_images = weights[:, matches.image[start:end]].astype(np.float64)  # [D, N]
-    for area in range(areas):
-      if objects[area].any():
-        for threshold in range(thresholds):
-          right = matches.is_right[area, threshold, start:end]
-          ignored = matches.is_ignored[area, threshold, start:end]
-          sums[area, threshold] += _average_precision(of_images, right, ignored, objects[area])
-  with np.errstate(invalid="ignore"):
-    means = sums / counts[:, np.newaxis]  # of an AP, over the categories that a draw has
-  of_all, *by_size = means.mean(1)
-  return np.stack([of_all, means[0, 0], means[0, 5], *by_size], -1)
+  starts = range(0, len(weights), _DRAWS_AT_ONCE)
+  parts = [_evaluate(matches, weights[start : start + _DRAWS_AT_ONCE]) for start in starts]
+  return np.concatenate(parts)
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
@@ -64,22 +50,55 @@ def interval(values: np.ndarray) -> tuple[float, float]:
   return float(low), float(high)
 
 
+def _evaluate(matches: Matches, weights: np.ndarray) -> np.ndarray:
+  areas, thresholds = matches.is_right.shape[:2]
+  sums = np.zeros((areas, thresholds, len(weights)))
+  counts = np.zeros((areas, len(weights)))
+  edges = np.searchsorted(matches.category, np.arange(matches.objects.shape[1] + 1))
+  for category, (start, end) in enumerate(zip(edges, edges[1:])):
+    objects = matches.objects[:, category] @ weights.T  # [A, D]
+    counts += objects > 0
+    of_images = weights[:, matches.image[start:end]]  # [D, N]
+    total = np.cumsum(of_images, 1, dtype=np.int32)
+    for area in range(areas):
+      if objects[area].any():
+        for threshold in range(thresholds):
+          right = matches.is_right[area, threshold, start:end]
+          ignored = matches.is_ignored[area, threshold, start:end]
+          found = _average_precision(of_images, total, right, ignored, objects[area])
+          sums[area, threshold] += found
+  with np.errstate(invalid="ignore"):
+    means = sums / counts[:, np.newaxis]  # of an AP, over the categories that a draw has
+  of_all, *by_size = means.mean(1)
+  return np.stack([of_all, means[0, 0], means[0, 5], *by_size], -1)
+
+
 def _average_precision(
-  weights: np.ndarray, right: np.ndarray, ignored: np.ndarray, objects: np.ndarray
+  weights: np.ndarray,
+  total: np.ndarray,
+  right: np.ndarray,
+  ignored: np.ndarray,
+  objects: np.ndarray,
 ) -> np.ndarray:
   """Returns the AP of one category at one threshold and size in each draw, [D]; 0 without objects.
 
   Args:
-    weights: of the detections, best first, [D, N].
+    weights: of the detections, best first, int32 [D, N].
+    total: sums of the weights up to each detection, int32 [D, N].
     right, ignored: bool [N].
     objects: number in each draw, [D].
   """
-  at = np.flatnonzero(right)
+  at, left_out = np.flatnonzero(right), np.flatnonzero(ignored)
   if not at.size:
     return np.zeros(len(weights))
-  found = np.cumsum(weights[:, at], 1)  # [D, P], after each one that is right
-  wrong = np.cumsum(np.where(right | ignored, 0.0, weights), 1)[:, at]
-  precision = found / np.maximum(found + wrong, 1.0)
+  # All sums are taken at the detections that are right, [D, P]: precision is best there.
+  found = np.cumsum(weights[:, at], 1, dtype=np.int32)
+  counted = total[:, at]
+  if left_out.size:
+    skipped = np.cumsum(weights[:, left_out], 1, dtype=np.int32)
+    skipped = np.pad(skipped, [(0, 0), (1, 0)])
+    counted = counted - skipped[:, np.searchsorted(left_out, at)]
+  precision = found / np.maximum(counted, 1)
   # The best precision at this recall or a higher one.
   precision = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
   recall = found / np.maximum(objects, 1)[:, np.newaxis]

@@ -97,7 +97,7 @@ def run_evaluation(
   if supercategories:
     pair = evaluation.by_supercategory(*pair, known)
     metrics["supercategories"] = evaluation.evaluate(*pair, **chosen)
-  notes = _notes(categories, dataset, ids, with_masks)
+  notes_ = notes(categories, dataset, ids, with_masks)
   content = {
     **metrics,
     **(about or {}),
@@ -108,12 +108,12 @@ def run_evaluation(
     "images": len(found),
     "objects": sum(len(r.annotations) for r in dataset if r.image_id in found),
     "median_detect_s": statistics.median(values["detect_s"] for values in found.values()),
-    "notes": notes,
+    "notes": notes_,
     "left_out": left_out,
   }
   atomic_files.write_text(os.path.join(output, "detections.json"), json.dumps(detections))
   rows.write_json(os.path.join(output, "results.json"), content)
-  return Result(metrics, notes, left_out, len(dataset))
+  return Result(metrics, notes_, left_out, len(dataset))
 
 
 def match(categories: Sequence[str], dataset: Dataset) -> dict[int, int]:
@@ -201,19 +201,27 @@ def _load_or_detect(
   return key, values
 
 
-def _notes(
+def notes(
   categories: Sequence[str], dataset: Dataset, ids: dict[int, int], with_masks: bool
 ) -> list[str]:
-  notes = []
+  """Returns what a reader of a detector's numbers on a data set must know, a line each.
+
+  Args:
+    categories: names of the detector's classes.
+    dataset: it was evaluated on.
+    ids: as `match` returns them.
+    with_masks: whether the detector has masks that were to be evaluated.
+  """
+  found = []
   unknown = [each.name for each in dataset.categories if each.name not in categories]
   if unknown:
-    notes.append(
+    found.append(
       f"evaluated on {len(ids)} of the data set's {len(dataset.categories)} categories: the "
       f"detector does not know {_listed(unknown)}"
     )
   if with_masks and not dataset.has_masks:
-    notes.append("masks were not evaluated: the data set has none, or not of all objects")
-  return notes
+    found.append("masks were not evaluated: the data set has none, or not of all objects")
+  return found
 
 
 def _listed(names: Sequence[str] | dict[str, int]) -> str:

@@ -10,6 +10,7 @@ Reference: tensorflow_datasets/object_detection/coco.py.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 
@@ -45,6 +46,10 @@ def load(name: str, split: str, data_dir: str | None = None, limit: int | None =
   is_coco = set(names) <= set(known)
   found = [Category(known[n] if is_coco else i, n) for i, n in enumerate(names, 1)]
   records = [_record(images, number, each, found) for number, each in enumerate(examples)]
+  if len({record.image_id for record in records}) < len(records):  # of several splits
+    records = [
+      dataclasses.replace(record, image_id=number) for number, record in enumerate(records, 1)
+    ]
   if not any(record.annotations for record in records):
     raise CocoError(
       f"TFDS data set {name!r}: the {len(records)} images of {split} have no boxes, expected some; "

@@ -13,6 +13,7 @@ from detection.experiments.rules import NONE, Rule, max_factor, parse
 from detection.experiments.runner import Runner
 from khuvcm_tf.results.rows import Row
 
+NAME = "combinations"
 PAIRS = tuple("+".join(pair) for pair in itertools.combinations(LEVELS, 2))
 EVERY = "+".join(LEVELS)
 
@@ -68,7 +69,7 @@ def run(runner: Runner, output: str, sets: Sequence[str] = PAIRS) -> Combination
     [rows[name] for name in dict.fromkeys(sets)],
     rows[EVERY],
   )
-  tables.write(runner, output, [found.unchanged, *rows.values()], {"experiment": "combinations"})
+  tables.write(runner, output, NAME, [found.unchanged, *rows.values()])
   lines = {key: (min(row[key] for row in found.singles), found.every[key]) for key in tables.SIZES}
   figures.bars_by_size(os.path.join(output, "plots", "combinations"), found.rows, lines)
   return found

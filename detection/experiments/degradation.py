@@ -15,6 +15,8 @@ from detection.experiments.rules import NONE, max_factor, parse
 from detection.experiments.runner import Runner
 from khuvcm_tf.results.rows import Row
 
+NAME = "degradation"
+
 
 class Degradation(NamedTuple):
   """What the experiment found.
@@ -51,7 +53,7 @@ def run(runner: Runner, output: str, levels: Sequence[str] = LEVELS) -> Degradat
     for (level, factor), outcome in zip(wanted, outcomes)
   ]
   found = Degradation(tables.make_row(unchanged, unchanged, level="none", degraded_by=1), rows)
-  tables.write(runner, output, [found.unchanged, *rows], {"experiment": "degradation"})
+  tables.write(runner, output, NAME, [found.unchanged, *rows])
   figures.heat_table(os.path.join(output, "plots", "degradation"), rows)
   figures.lines_by_level(os.path.join(output, "plots", "levels"), rows, found.unchanged)
   return found

@@ -17,21 +17,25 @@ from khuvcm_tf import atomic_files
 class FeatureSource:
   """Gives an image's features.
 
-  With a folder they are read from it where they are there, else made and written to it: a file for
-  each image, named by the image's pixels (`detection.feature_npz` is its format). Images are made
-  features of once, however often and by however many experiments they are asked for.
+  With a folder they are read from it where they are there, else extracted and written to it: a
+  file for each image, named by the image's pixels (`detection.feature_npz` is its format). The
+  trunk then runs once for each image, however often its features are asked for. Without a folder it
+  runs each time.
 
   Args:
     model: the detector.
     folder: of stored features, made where it does not exist; None to keep none.
     dtype: of stored numbers, "float32" or "float16".
 
+  Attributes:
+    dtype: of the numbers that it gives, "float32" where none are stored.
+
   Raises:
     atomic_files.FileError: the folder cannot be made.
   """
 
   def __init__(self, model: Predictor, folder: str | None = None, dtype: str = "float32"):
-    self._model, self._dtype = model, dtype if folder else "float32"
+    self._model, self.dtype = model, dtype if folder else "float32"
     self._folder = folder and os.path.expanduser(folder)
     if self._folder:
       atomic_files.make_folder(self._folder)
@@ -39,7 +43,7 @@ class FeatureSource:
   @property
   def description(self) -> list[object]:
     """What the features depend on, but for the image; JSON can hold it."""
-    return [self._model.fingerprint, self._model.detector.config.changes(), self._dtype]
+    return [self._model.fingerprint, self._model.detector.config.changes(), self.dtype]
 
   def get(self, record: Record, image: np.ndarray) -> ImageFeatures:
     """Returns the features of an image, uint8 [H, W, 3].
@@ -53,9 +57,9 @@ class FeatureSource:
     config = self._model.detector.config
     expected = Metadata(
       name=record.file_name,
-      digest=hashlib.sha256(image.tobytes()).hexdigest(),
+      digest=digest(image),
       fingerprint=self._model.fingerprint,
-      dtype=self._dtype,
+      dtype=self.dtype,
       channels=config.fpn_channels,
       image_size=predictor.resized_shape(*image.shape[:2], config.short_side, config.max_side),
       original_size=image.shape[:2],
@@ -72,6 +76,11 @@ class FeatureSource:
         f"{expected.dtype}, {expected.image_size}; give another folder"
       )
     return features
+
+
+def digest(image: np.ndarray) -> str:
+  """Returns what tells an image, uint8 [H, W, 3], from others: 64 hexadecimal digits."""
+  return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
 
 
 def level_sizes(model: Predictor, record: Record) -> dict[str, tuple[int, int]]:

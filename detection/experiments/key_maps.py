@@ -1,15 +1,17 @@
 """The search for key maps: which levels to keep, and how each of the others is best rebuilt.
 
-1. Candidates. Each level alone is rebuilt from each level, and from each pair of a finer and a
-   coarser one, in every way that `rules` knows, or degraded by each factor; sums get their
-   weights, convolutions their kernels, by least squares on the features of the search images.
-2. Evaluate each candidate alone, all other levels being as they were: some 90 evaluations.
-3. Predict each choice of levels to keep and of candidates for the others (hundreds of thousands):
-   what single candidates lose is added up.
-4. Evaluate the choices on the predicted front of data against AP; what a set of rebuilt levels
-   loses beyond the sum is added to all predictions of that set, and the front is predicted again,
-   until it holds no choice that was not evaluated, or the evaluations are used up.
-5. Evaluate the front on images that the search did not see, beside the study's rules.
+1. Candidates. Each level alone is rebuilt from each other level and from each pair of a finer and
+   a coarser one (resized, a fitted sum, or a fitted 3x3 convolution), or degraded by each factor.
+   Fits are by least squares on features of the search images.
+2. Evaluate each candidate alone, all other levels being as they were: about 80 evaluations.
+3. Predict each choice of levels to keep and of candidates for the others, about 14,000: what the
+   candidates lose alone is added up.
+4. Evaluate the choices on the predicted front of elements against AP, those nearest to the budget
+   first. What a set of rebuilt levels loses beyond the sum is added to all predictions of that
+   set, and the front is predicted again, until it holds no choice that was not evaluated, or the
+   evaluations are used up.
+5. Evaluate the fronts of AP, APs, APm and APl on images that the search did not see, beside the
+   study's rules.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ from khuvcm_tf import atomic_files
 from khuvcm_tf.results import curves, figures
 from khuvcm_tf.results.rows import Row
 
+NAME = "key maps"
 _ROUND = 6  # choices that are evaluated before the front is predicted again
+_FIT_IMAGES = 100  # at most, of the search images, that candidates are fitted on
+_FRONTS = ("ap", "aps", "apm", "apl")
 
 
 class Candidate(NamedTuple):
@@ -76,7 +81,7 @@ class Budget(NamedTuple):
     if self.max_share is None:
       fit = [each for each in measured if ap - each.metrics["ap"] <= self.max_loss]
       return min(fit, key=lambda each: (each.elements, -each.metrics["ap"])).rule
-    fit = [each for each in measured if each.elements <= self.max_share * each.all_elements]
+    fit = [each for each in measured if each.elements / each.all_elements <= self.max_share]
     if not fit:
       raise ExperimentError(
         f"none of {len(measured)} choices keeps at most {100 * self.max_share:.3g} % of the "
@@ -90,11 +95,13 @@ class Comparison(NamedTuple):
 
   Attributes:
     name: of the study's rule.
+    share: of the elements that it keeps.
     ap: by how much more the choice reaches, 0..1.
     low, high: ends of its 95 % interval.
   """
 
   name: str
+  share: float
   ap: float
   low: float
   high: float
@@ -106,8 +113,9 @@ class KeyMaps(NamedTuple):
   Attributes:
     choice: row of the choice, on the held-out images.
     comparison: on the same images.
-    rows: on the held-out images, of the features as they were, the front, and the study's rules;
-      with `name`, `origin` ("none", "search" or "study") and `is_chosen`.
+    rows: on the held-out images, of the features as they were, the fronts, and the study's rules;
+      with `name`, `origin` ("none", "search" or "study"), `front` (of which numbers the rule is on
+      the front of the search images, such as "AP APs") and `is_chosen`.
     num_evaluations: of rules on the search images.
     num_choices: that were compared by prediction.
   """
@@ -188,20 +196,26 @@ def run(
     *(space.num_choices, len(measured), len(found)),
   )
   chosen = budget.choose(measured)
-  front = _measured_front(measured)
-  names = {chosen: "the choice", **{each.rule: str(each.rule) for each in front}}
-  rows, comparison = _on_held_out(held_out, names, of_study, predictors, chosen)
-  about = {
-    "experiment": "key maps",
+  fronts = _fronts(measured)
+  rows, comparison = _on_held_out(held_out, fronts, of_study, predictors, chosen)
+  metadata = {
     "budget": budget._asdict(),
     "choice": str(chosen),
     "against_the_study": comparison._asdict(),
     "search_images": len(search.dataset) - len(search.left_out),
     "evaluations": len(measured),
     "choices": space.num_choices,
-    "single_candidates": [tables.make_row(outcome, unchanged) for outcome in outcomes],
+    "single_candidates": [
+      {
+        "rule": str(each.rule),
+        **each.metrics,
+        "elements_kept": each.elements,
+        "factor": each.factor,
+      }
+      for each in outcomes
+    ],
   }
-  tables.write(held_out, output, rows, about)
+  tables.write(held_out, output, NAME, rows, metadata)
   figures.write(
     os.path.join(output, "plots"),
     reconstruction.SHARE,
@@ -209,7 +223,7 @@ def run(
     curves_of(rows),
     102.0,
   )
-  _write_predictors(output, [rule for rule in names if rule.predicted], predictors)
+  _write_predictors(output, [rule for rule in (chosen, *fronts) if rule.predicted], predictors)
   (choice,) = (row for row in rows if row["is_chosen"])
   return KeyMaps(choice, comparison, rows, len(measured), space.num_choices)
 
@@ -224,7 +238,7 @@ def _fitted(search: Runner) -> tuple[list[Candidate], rules.Predictors]:
       fits[each] = prediction.ConvolutionFit(each.level, terms[0], channels)
     elif len(terms) > 1:
       fits[each] = prediction.SumFit(each.level, terms)
-  prediction.fit(list(fits.values()), search.features())
+  prediction.fit(list(fits.values()), search.features(_FIT_IMAGES))
   predictors, complete = {}, []
   for each in found:
     fit = fits.get(each)
@@ -331,34 +345,39 @@ def _subsets() -> Iterator[frozenset[str]]:
     yield from map(frozenset, itertools.combinations(LEVELS, count))
 
 
-def _measured_front(outcomes: Sequence[Outcome]) -> list[Outcome]:
-  """Returns outcomes that no other beats in elements and AP, by rising elements."""
-  best, front = -np.inf, []
-  for each in sorted(outcomes, key=lambda o: (o.elements, -o.metrics["ap"])):
-    if each.metrics["ap"] > best:
-      best = each.metrics["ap"]
-      front.append(each)
-  return front
+def _fronts(outcomes: Sequence[Outcome]) -> dict[Rule, list[str]]:
+  """Returns the rules that no other beats in elements and a number, each with these numbers."""
+  found: dict[Rule, list[str]] = {}
+  for key in _FRONTS:
+    best = -np.inf
+    for each in sorted(outcomes, key=lambda o: (o.elements, -np.nan_to_num(o.metrics[key]))):
+      if each.metrics[key] > best:
+        best = each.metrics[key]
+        found.setdefault(each.rule, []).append(tables.LABELS[key])
+  return found
 
 
 def _on_held_out(
   held_out: Runner,
-  names: dict[Rule, str],
+  fronts: dict[Rule, list[str]],
   of_study: dict[str, Rule],
   predictors: rules.Predictors,
   chosen: Rule,
 ) -> tuple[list[Row], Comparison]:
   """Returns rows of the features as they were, of the study's rules and of the search's."""
-  labels = {NONE: ("none", "none")}
-  labels.update({rule: (name, "study") for name, rule in of_study.items() if rule != NONE})
-  labels.update({rule: (name, "search") for rule, name in names.items() if rule != NONE})
-  outcomes = dict(zip(labels, held_out.evaluate(list(labels), predictors)))
+  names = {NONE: ("none", "none")}
+  names.update({rule: (name, "study") for name, rule in of_study.items() if rule != NONE})
+  for rule in (chosen, *fronts):
+    if rule != NONE:
+      names[rule] = (str(rule), "search")
+  outcomes = dict(zip(names, held_out.evaluate(list(names), predictors)))
   rows = [
     tables.make_row(
       outcome,
       outcomes[NONE],
-      name=labels[rule][0],
-      origin=labels[rule][1],
+      name=names[rule][0],
+      origin=names[rule][1],
+      front=" ".join(fronts.get(rule, [])),
       is_chosen=rule == chosen,
     )
     for rule, outcome in outcomes.items()
@@ -369,7 +388,7 @@ def _on_held_out(
   interval = bootstrap.interval(ours.draws[:, 0] - theirs.draws[:, 0])
   difference = ours.metrics["ap"] - theirs.metrics["ap"]
   (name,) = (name for name, rule in of_study.items() if rule == best)
-  return rows, Comparison(name, difference, *interval)
+  return rows, Comparison(name, 1 / theirs.factor, difference, *interval)
 
 
 def _write_predictors(output: str, used: Sequence[Rule], predictors: rules.Predictors) -> None:
@@ -391,7 +410,7 @@ def curves_of(all_rows: Sequence[Row]) -> list[curves.Curve]:
   groups = {
     "none": ("All levels", "plain"),
     "search": ("Search", "strong"),
-    "study": ("Rules of the study", "dashed"),
+    "study": ("Rules of the study", "plain"),
   }
   drawn = []
   for origin, (name, style) in groups.items():
@@ -416,4 +435,4 @@ def text(found: KeyMaps) -> str:
     {**row, "": ">" if row["is_chosen"] else "", "share": f"{100 / row['factor']:.1f} %"}
     for row in rows
   ]
-  return tables.text(shown, ("", "origin", "share", "name"), ("ap", "aps", "apm", "apl"))
+  return tables.text(shown, ("", "origin", "share", "front", "name"), _FRONTS)

@@ -20,13 +20,13 @@ class ExperimentOptions(DatasetOptions):
   features: str | None = option(
     None,
     "Folder that keeps the images' features, so that the trunk runs once for all experiments; "
-    "default: none.",
+    "default: of run_experiments and find_key_maps `features` in --output, else none.",
   )
   features_dtype: str = option(
     "float32", "Type of features that are kept.", choices=("float32", "float16")
   )
   draws: int = option(
-    1000, "Draws of the bootstrap over images that gives the intervals.", low=20, high=100_000
+    1000, "Draws of the bootstrap over images that gives the intervals.", low=20, high=10_000
   )
 
 
@@ -35,6 +35,10 @@ class DegradeOptions(ExperimentOptions):
   """Options of `degrade_features`."""
 
   levels: tuple[str, ...] = option(LEVELS, "Levels that are degraded.", choices=LEVELS)
+
+  def __post_init__(self):
+    if not self.levels:
+      raise OptionsError("found no --levels, expected some, such as p2,p3")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Levels predicted from others by least squares: weights of a sum, or a small convolution.
 
 Nothing is trained step by step: both have a closed form, for which one pass over images gathers
-sums. Of an image's positions at most `_POSITIONS`, drawn at random, count.
+sums. A sum of levels is fitted on all positions, a convolution on at most `_POSITIONS` of each
+image, drawn at random.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import tensorflow as tf
 from detection.experiments import rules
 from detection.experiments.rules import Rule, Term
 
-_POSITIONS = 1024
+_POSITIONS = 256
 # Of the mean variance of what is put in; holds weights small where inputs say the same.
 _RIDGE = 1e-3
 
@@ -73,18 +74,20 @@ class ConvolutionFit:
     return rules.predictor_name(self._level, self._term)
 
   def add(self, features: dict[str, tf.Tensor], rng: np.random.Generator) -> None:
-    x = rules.inputs(self._level, self._term.sources, features)
-    size = [1, self._term.number, self._term.number, 1]
-    patches = tf.image.extract_patches(x, size, [1, 1, 1, 1], [1, 1, 1, 1], "SAME")
-    patches = tf.reshape(patches, [-1, patches.shape[-1]])
-    target = tf.reshape(features[self._level], [-1, self._channels])
-    count = len(target)
-    if count > _POSITIONS:
-      chosen = np.sort(rng.choice(count, _POSITIONS, replace=False))
-      patches, target = tf.gather(patches, chosen), tf.gather(target, chosen)
-    columns = np.pad(patches.numpy().astype(np.float64), [(0, 0), (0, 1)], constant_values=1.0)
-    self._matrix += columns.T @ columns
-    self._vectors += columns.T @ target.numpy()
+    x = rules.inputs(self._level, self._term.sources, features)[0].numpy()
+    height, width, _ = x.shape
+    chosen = np.arange(height * width)
+    if len(chosen) > _POSITIONS:
+      chosen = np.sort(rng.choice(chosen, _POSITIONS, replace=False))
+    rows, columns = np.divmod(chosen, width)
+    radius = self._term.number // 2
+    x = np.pad(x, [(radius, radius), (radius, radius), (0, 0)])  # as the convolution pads
+    window = range(self._term.number)
+    patches = [x[rows + dy, columns + dx] for dy in window for dx in window]
+    target = features[self._level][0].numpy()[rows, columns].astype(np.float64)
+    values = np.concatenate([*patches, np.ones((len(chosen), 1))], 1).astype(np.float64)
+    self._matrix += values.T @ values
+    self._vectors += values.T @ target
 
   def solve(self) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns kernel [k, k, n C, C] and bias [C], float32."""

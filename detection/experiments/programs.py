@@ -12,6 +12,7 @@ from absl import logging
 from detection import predictor
 from detection.coco import sources
 from detection.coco.dataset import Dataset
+from detection.coco.detection_store import DetectionStore
 from detection.experiments import (
   ExperimentError,
   combinations,
@@ -19,6 +20,7 @@ from detection.experiments import (
   key_maps,
   reconstruction,
   report,
+  tables,
 )
 from detection.experiments.features import FeatureSource
 from detection.experiments.options import (
@@ -54,9 +56,10 @@ def degrade(options: DegradeOptions) -> Done:
   Raises:
     errors.Error: what the user can mend.
   """
-  runner = _Inputs(options).runner()
-  found = degradation.run(runner, options.output, options.levels)
-  return _finish([runner], options, report.Results(degradation=found), degradation.text(found))
+  inputs = _Inputs(options, degradation.NAME)
+  runner = inputs.runner()
+  found = degradation.run(runner, inputs.output, options.levels)
+  return inputs.finish([runner], report.Results(degradation=found), degradation.text(found))
 
 
 def combine(options: CombineOptions) -> Done:
@@ -64,9 +67,10 @@ def combine(options: CombineOptions) -> Done:
   sets = options.sets or combinations.PAIRS
   for each in sets:
     combinations.damaged(each)  # A set that is none is named before anything is run.
-  runner = _Inputs(options).runner()
-  found = combinations.run(runner, options.output, sets)
-  return _finish([runner], options, report.Results(combinations=found), combinations.text(found))
+  inputs = _Inputs(options, combinations.NAME)
+  runner = inputs.runner()
+  found = combinations.run(runner, inputs.output, sets)
+  return inputs.finish([runner], report.Results(combinations=found), combinations.text(found))
 
 
 def reconstruct(options: ReconstructOptions) -> Done:
@@ -77,65 +81,72 @@ def reconstruct(options: ReconstructOptions) -> Done:
   if options.sweep:
     rules.update(reconstruction.sweep(options.sweep))
   reconstruction.check(rules)
-  runner = _Inputs(options).runner()
-  found = reconstruction.run(runner, options.output, rules)
-  results = report.Results(reconstruction=found)
-  return _finish([runner], options, results, reconstruction.text(found))
+  inputs = _Inputs(options, reconstruction.NAME)
+  runner = inputs.runner()
+  found = reconstruction.run(runner, inputs.output, rules)
+  return inputs.finish([runner], report.Results(reconstruction=found), reconstruction.text(found))
 
 
 def find(options: KeyMapOptions) -> Done:
   """Searches for key maps; see `degrade`."""
-  search, held_out = _Inputs(options).halves(options.search_images)
+  inputs = _Inputs(options, key_maps.NAME, keeps_features=True)
+  search, held_out = inputs.halves(options.search_images)
   budget = options.max_share, options.max_loss, options.evaluations
-  found = key_maps.run(search, held_out, options.output, *budget)
-  results = report.Results(key_maps=found)
-  return _finish([search, held_out], options, results, key_maps.text(found))
+  found = key_maps.run(search, held_out, inputs.output, *budget)
+  return inputs.finish([search, held_out], report.Results(key_maps=found), key_maps.text(found))
 
 
 def run_all(options: AllOptions) -> Done:
   """Runs all experiments; each has a folder of its own, features and detections are shared."""
-  inputs = _Inputs(options)
+  inputs = _Inputs(options, "all", keeps_features=True)
   runner, (search, held_out) = inputs.runner(), inputs.halves(options.search_images)
   rules = {**reconstruction.rules_of_study(), **reconstruction.sweep(8)}
   parts = {
-    "degradation": lambda folder: degradation.run(runner, folder),
-    "combinations": lambda folder: combinations.run(runner, folder),
-    "reconstruction": lambda folder: reconstruction.run(runner, folder, rules),
-    "key_maps": lambda folder: key_maps.run(search, held_out, folder),
+    degradation: lambda folder: degradation.run(runner, folder),
+    combinations: lambda folder: combinations.run(runner, folder),
+    reconstruction: lambda folder: reconstruction.run(runner, folder, rules),
+    key_maps: lambda folder: key_maps.run(search, held_out, folder),
   }
   found, texts = {}, []
-  for name, run in parts.items():
-    logging.info("%s", name.replace("_", " "))
-    folder = os.path.join(options.output, name)
+  for module, run in parts.items():
+    logging.info("%s", module.NAME)
+    key = module.NAME.replace(" ", "_")
+    folder = os.path.join(inputs.output, key)
     atomic_files.make_folder(folder)
-    found[name] = run(folder)
-    texts.append(f"{name.replace('_', ' ')}\n\n{_MODULES[name].text(found[name])}\n")
-  return _finish([runner], options, report.Results(**found), "\n".join(texts))
-
-
-_MODULES = {
-  "degradation": degradation,
-  "combinations": combinations,
-  "reconstruction": reconstruction,
-  "key_maps": key_maps,
-}
+    found[key] = run(folder)
+    texts.append(f"{module.NAME}\n\n{module.text(found[key])}\n")
+  return inputs.finish([runner, search, held_out], report.Results(**found), "\n".join(texts))
 
 
 class _Inputs:
-  """Detector and data set of the options, loaded once."""
+  """What the options name, loaded once: detector, data set, features and what was found.
 
-  def __init__(self, options: ExperimentOptions):
+  Args:
+    options: of the program.
+    experiment: whose results the output folder is to hold.
+    keeps_features: whether features are kept where no folder is given.
+
+  Attributes:
+    output: the folder, which exists.
+  """
+
+  def __init__(self, options: ExperimentOptions, experiment: str, keeps_features: bool = False):
     self._options = check(options)
+    self.output = os.path.expanduser(options.output)
+    tables.check_output(self.output, experiment)
     self._dataset = sources.load(options)
     self._model = predictor.load(options.detector)
-    self._source = FeatureSource(self._model, options.features, options.features_dtype)
+    atomic_files.make_folder(self.output)
+    self._store = DetectionStore(os.path.join(self.output, "detections.jsonl"))
+    folder = options.features
+    if folder is None and keeps_features:
+      folder = os.path.join(self.output, "features")
+    self._source = FeatureSource(self._model, folder, options.features_dtype)
 
   def runner(self, dataset: Dataset | None = None) -> Runner:
     """Returns a runner for the data set, or for a part of it."""
-    options = self._options
-    return Runner(
-      self._model, dataset or self._dataset, options.output, self._source, options.draws
-    )
+    dataset = dataset or self._dataset
+    return Runner(self._model, dataset, self._store, self._source, self._options.draws)
 
   def halves(self, count: int | None) -> tuple[Runner, Runner]:
     """Returns runners for the first `count` images, by default half of them, and for the others.
@@ -145,24 +156,30 @@ class _Inputs:
     """
     whole = self._dataset
     count = len(whole) // 2 if count is None else count
-    runners = []
-    for part in (whole.records[:count], whole.records[count:]):
-      if not any(record.annotations for record in part):
-        raise ExperimentError(
-          f"found {len(part)} of {len(whole)} images, without objects, to search with or to "
-          "measure on, expected some for both; change --search_images, or give more images"
-        )
-      runners.append(self.runner(dataclasses.replace(whole, records=part)))
-    return tuple(runners)
+    parts = whole.records[:count], whole.records[count:]
+    if not all(parts):
+      raise ExperimentError(
+        f"found {len(whole)} images, {min(count, len(whole))} of them to search with, expected "
+        "others to measure on; change --search_images, or give more images"
+      )
+    search, held_out = (self.runner(dataclasses.replace(whole, records=part)) for part in parts)
+    return search, held_out
 
+  def finish(self, runners: Sequence[Runner], results: report.Results, text: str) -> Done:
+    """Writes the report.
 
-def _finish(
-  runners: Sequence[Runner], options: ExperimentOptions, results: report.Results, text: str
-) -> Done:
-  path = report.write(runners, options.output, options.detector, results)
-  left_out = [each for runner in runners for each in runner.left_out]
-  return Done(
-    f"{text}\nwritten to {path}, with results.json, results.csv and plots beside it",
-    left_out,
-    sum(len(runner.dataset) for runner in runners),
-  )
+    Args:
+      runners: of the experiments; the first is of the most images.
+      results: of the experiments.
+      text: tables to print.
+    """
+    left_out = {each["file_name"]: each for runner in runners for each in runner.left_out}
+    path = report.write(
+      runners[0],
+      self.output,
+      self._options.detector,
+      results,
+      len(self._dataset),
+      list(left_out.values()),
+    )
+    return Done(f"{text}\nwritten to {path}", list(left_out.values()), len(self._dataset))

@@ -12,6 +12,7 @@ from detection.experiments.runner import Runner
 from khuvcm_tf.results import curves, figures
 from khuvcm_tf.results.rows import Quantity, Row
 
+NAME = "reconstruction"
 SHARE = Quantity("share", "elements kept", "%", 1)
 METRICS = [Quantity(key, label, "%", 1) for key, label in tables.LABELS.items()]
 
@@ -80,7 +81,7 @@ def run(runner: Runner, output: str, rules: Mapping[str, Rule]) -> Reconstructio
   unchanged, *outcomes = runner.evaluate([NONE, *rules.values()])
   named = {"none": unchanged, **dict(zip(rules, outcomes))}
   rows = [tables.make_row(outcome, unchanged, name=name) for name, outcome in named.items()]
-  tables.write(runner, output, rows, {"experiment": "reconstruction"})
+  tables.write(runner, output, NAME, rows)
   drawn = points(rows)
   figures.write(os.path.join(output, "plots"), SHARE, METRICS[:1], drawn, 105.0)
   return Reconstruction(rows)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from detection.config import LEVELS
 from detection.experiments import key_maps, reconstruction, study, tables
 from detection.experiments.combinations import Combinations
 from detection.experiments.degradation import Degradation
@@ -49,15 +50,24 @@ class Results(NamedTuple):
   key_maps: KeyMaps | None = None
 
 
-def write(runners: Sequence[Runner], output: str, detector: str, results: Results) -> str:
+def write(
+  runner: Runner,
+  output: str,
+  detector: str,
+  results: Results,
+  num_images: int,
+  left_out: Sequence[dict[str, str]],
+) -> str:
   """Writes report.html.
 
   Args:
-    runners: of the experiments.
+    runner: one of the experiments'.
     output: folder of the page; figures lie in `plots` there, or with several experiments in the
       `plots` of each one's own folder.
     detector: name of it.
     results: at least one.
+    num_images: of the data set.
+    left_out: "file_name" and "reason" of images that could not be read.
 
   Returns:
     The page's path.
@@ -71,22 +81,22 @@ def write(runners: Sequence[Runner], output: str, detector: str, results: Result
     folder = os.path.join(output, name) if len(made) > 1 else output
     sections.append(_SECTIONS[name](getattr(results, name), os.path.join(folder, "plots")))
   sections.append(Section("elsewhere", "What is known elsewhere", report.bullets(_ELSEWHERE)))
-  about = provenance.describe()
-  dataset, count = runners[0].dataset.name, sum(len(runner.dataset) for runner in runners)
-  left_out = [each for runner in runners for each in runner.left_out]
+  metadata, images = provenance.describe(), report.count(num_images, "image")
   items = {
-    "detector": f"{detector}, fingerprint {runners[0].model.fingerprint}",
-    "config": runners[0].model.detector.config.changes(),
-    "data set": f"{dataset}, {report.count(count, 'image')}",
-    **about,
+    "detector": f"{detector}, fingerprint {runner.model.fingerprint}",
+    "config": runner.model.detector.config.changes(),
+    "data set": f"{runner.dataset.name}, {images}",
+    "notes": runner.notes,
+    "features": runner.source.dtype,
+    "draws of the bootstrap": runner.num_draws,
+    **metadata,
   }
   sections.append(Section("metadata", "What was run", report.description_list(items)))
   path = os.path.join(output, "report.html")
-  facts = [about["date"][:10], detector, f"{report.count(count, 'image')} of {dataset}"]
   report.write(
     path,
     "Levels of a feature pyramid, damaged and rebuilt",
-    facts,
+    [metadata["date"][:10], detector, f"{images} of {runner.dataset.name}"],
     sections,
     lead=_lead(results),
     notes=_left_out(left_out),
@@ -95,29 +105,42 @@ def write(runners: Sequence[Runner], output: str, detector: str, results: Result
 
 
 def findings(found: Degradation) -> list[tuple[str, str]]:
-  """Returns for each size of objects which levels they lose most by, and what the study says.
+  """Returns for each size of objects which levels they lose most by, and what the study found.
 
-  From each level at its greatest damage alone; only clear changes are named.
+  Only clear losses of a level at its greatest damage are named. The two (as many as the study
+  names) that lose most are compared with the study's if their intervals lie apart from those of all
+  other levels.
   """
-  largest = {
-    row["level"]: row for row in found.rows if row["degraded_by"] == max_factor(row["level"])
-  }
-  lines = []
-  for key, size in tables.SIZES.items():
-    losses = {
-      level: row
-      for level, row in largest.items()
-      if row[f"{key}_change"] < 0 and tables.is_clear(row, key)
-    }
-    order = sorted(losses, key=lambda level: losses[level][f"{key}_change"])
-    said = [f"{level.upper()} ({_interval(losses[level], key)})" for level in order]
-    of_study = study.FINDINGS[key]
-    text = f"they lose most by {', then '.join(said)}" if said else "no level is clearly missed"
-    same = set(order[: len(of_study)]) == set(of_study)
-    names = " and ".join(level.upper() for level in of_study)
-    relation = "as the study found too" if same else "which differs from the study"
-    lines.append((f"{size} objects", f"{text}; {relation}: {names}."))
-  return lines
+  return [
+    (f"{size} objects", _finding(found.rows, key, study.FINDINGS[key]))
+    for key, size in tables.SIZES.items()
+  ]
+
+
+def _finding(all_rows: Sequence[Row], key: str, of_study: Sequence[str]) -> str:
+  largest = {r["level"]: r for r in all_rows if r["degraded_by"] == max_factor(r["level"])}
+  order = sorted(largest, key=lambda level: largest[level][f"{key}_change"])
+  if any(row[key] != row[key] for row in largest.values()):
+    return "the data set has none."
+  clear = [
+    level
+    for level in order
+    if largest[level][f"{key}_change"] < 0 and tables.is_clear(largest[level], key)
+  ]
+  lines = [f"{level.upper()} ({_interval(largest[level], key)})" for level in clear]
+  text = f"they lose most by {', then '.join(lines)}" if lines else "no level is clearly missed"
+  if len(largest) < len(LEVELS):
+    return f"{text}."
+  names = " and ".join(level.upper() for level in of_study)
+  most, others = order[: len(of_study)], order[len(of_study) :]
+  highest = max(largest[level][f"{key}_high"] for level in most)
+  if not set(most) <= set(clear) or highest >= min(largest[x][f"{key}_low"] for x in others):
+    relation = f"the intervals do not decide whether most by {names}, as the study found"
+  elif set(most) == set(of_study):
+    relation = f"as the study found: {names}"
+  else:
+    relation = f"unlike the study, which found {names}"
+  return f"{text}; {relation}."
 
 
 def _degradation(found: Degradation, plots: str) -> Section:
@@ -205,7 +228,7 @@ def _key_maps(found: KeyMaps, plots: str) -> Section:
       hint="A point is a rule: those on the front of the search, and the study's.",
     )
     + report.paragraph(_INTERVALS, "hint")
-    + _table(shown, ("origin", "chosen"), ("rule",))
+    + _table(shown, ("origin", "chosen", "front"), ("rule",))
   )
   return Section("key-maps", "Key maps", Markup(body))
 
@@ -221,7 +244,6 @@ _SECTIONS = {
 def choice_text(found: KeyMaps) -> str:
   """Returns what the search chose and how it compares with the study's rules."""
   row, other = found.choice, found.comparison
-  share = f"{100 / row['factor']:.1f}\N{NO-BREAK SPACE}%"
   if other.low > 0:
     relation = "more than"
   elif other.high < 0:
@@ -229,11 +251,15 @@ def choice_text(found: KeyMaps) -> str:
   else:
     relation = "not clearly different from"
   return (
-    f"The choice: {row['rule']}, which keeps {share} of the elements and reaches AP "
-    f"{tables.percent(row['ap'])}\N{NO-BREAK SPACE}% ({tables.change(row, 'ap')}); {relation} the "
-    f"best of the study's rules of P3 and P5, {other.name}: {100 * other.ap:+.1f} "
-    f"({100 * other.low:+.1f} to {100 * other.high:+.1f})."
+    f"The choice: {row['rule']}. It keeps {_percent(1 / row['factor'])} of the elements and "
+    f"reaches AP {_percent(row['ap'])} ({tables.change(row, 'ap')}), {relation} the best of the "
+    f"study's rules of P3 and P5, {other.name}, which keeps {_percent(other.share)}: "
+    f"{100 * other.ap:+.1f} ({100 * other.low:+.1f} to {100 * other.high:+.1f})."
   )
+
+
+def _percent(value: float) -> str:
+  return f"{tables.percent(value)}\N{NO-BREAK SPACE}%"
 
 
 def _pairs(found: Combinations) -> list[tuple[str, str]]:
@@ -241,17 +267,18 @@ def _pairs(found: Combinations) -> list[tuple[str, str]]:
   alone, lines = {row["levels"]: row for row in found.singles}, []
   pairs = [row for row in found.rows if row["levels"].count("+") == 1]
   for key, size in tables.SIZES.items():
-    measured = [row for row in pairs if row[f"{key}_change"] == row[f"{key}_change"]]
-    if not measured:
+    clear = [row for row in pairs if row[f"{key}_change"] < 0 and tables.is_clear(row, key)]
+    if not clear:
+      lines.append((f"{size} objects", "no pair is clearly missed."))
       continue
-    worst = min(measured, key=lambda row: row[f"{key}_change"])
+    worst = min(clear, key=lambda row: row[f"{key}_change"])
     total = sum(alone[level][f"{key}_change"] for level in worst["levels"].split("+"))
     name = worst["levels"].upper().replace("+", " and ")
     lines.append(
       (
         f"{size} objects",
-        f"{name} together lose most ({_interval(worst, key)}); alone they lose "
-        f"{100 * total:+.1f} in sum.",
+        f"{name} together lose most ({_interval(worst, key)}); the changes of each alone add up to "
+        f"{100 * total:+.1f}.",
       )
     )
   return lines

@@ -6,10 +6,11 @@ A rule is a list of levels with what each becomes: a sum of terms, each an origi
 operation, times a number where there is one. A level that is not mentioned stays as it is.
 
     p3              the level itself
-    p3:up           of a finer level: resized to its size by bilinear interpolation
-    p3:down         of a coarser level: likewise
-    p5:pick         of a coarser level: every second element (fourth, ... of levels farther apart)
-    p2:degrade64    of the level itself: shrunk by 64 and enlarged again
+    p3:up           for a finer level: P3 enlarged to its size by bilinear interpolation
+    p3:down         for a coarser level: P3 shrunk to its size, likewise
+    p5:pick         for a coarser level: every second element of P5 (every fourth, ... of levels
+                    that lie farther apart)
+    p2:degrade64    for P2 itself: shrunk by 64 and enlarged again
     conv3(p3,p5)    these levels resized to its size, then a learned 3x3 convolution of all of them
     conv1(p3,p5)    likewise, with a 1x1 convolution
 

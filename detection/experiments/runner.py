@@ -1,19 +1,19 @@
 """Rules on a data set: what a detector finds from features that each rule has changed.
 
-The trunk runs once for each image, the heads once for each image and rule, several rules at a time.
-All that is found is kept in `detections.jsonl` of the output folder as soon as it is found: a run
-that was ended goes on, and experiments that share a folder share what rules they have in common.
+The heads run once for each image and rule, several rules at a time, on features that a
+`FeatureSource` gives. All that is found is kept as soon as it is found: a run that was ended goes
+on, and experiments that share a store share the rules that they have in common.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -27,30 +27,35 @@ from detection.coco.detections import to_coco
 from detection.experiments import ExperimentError, features, rules
 from detection.experiments.rules import NONE, Predictors, Rule
 from detection.predictor import ImageFeatures, Predictor
-from khuvcm_tf import __version__, atomic_files
+from khuvcm_tf import __version__
 from khuvcm_tf.evaluation import images
 
 KEYS = bootstrap.KEYS
-STORE = "detections.jsonl"
 _RULES_AT_ONCE = 6
 
 
-class Outcome(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Outcome:
   """What a rule leads to on a data set.
 
   Attributes:
-    rule: of it.
-    metrics: COCO's numbers of boxes by `KEYS`, 0..1.
-    draws: the same of each draw of the bootstrap, float64 [D, 6]; the same draws for all rules.
+    rule: what was done to the features.
+    metrics: COCO's numbers of boxes by `KEYS`, 0..1; nan where there are no such objects.
     elements: numbers that are kept, of all images.
     all_elements: numbers of all levels, of all images.
+    make_draws: makes `draws`.
   """
 
   rule: Rule
   metrics: dict[str, float]
-  draws: np.ndarray
   elements: int
   all_elements: int
+  make_draws: Callable[[], np.ndarray]
+
+  @functools.cached_property
+  def draws(self) -> np.ndarray:
+    """The metrics of each draw of the bootstrap, float64 [D, 6]; all rules have the same draws."""
+    return self.make_draws()
 
   @property
   def factor(self) -> float:
@@ -64,33 +69,48 @@ class Runner:
   Args:
     model: the detector.
     dataset: its images.
-    output: folder of what is found; made where it does not exist.
+    store: of what is found.
     source: of the images' features.
     num_draws: of the bootstrap.
 
   Attributes:
-    model, dataset: as given.
-    left_out: "file_name" and "reason" of images that cannot be used.
+    model, dataset, source, num_draws: as given.
+    left_out: "file_name" and "reason" of images that cannot be read.
 
   Raises:
     CocoError: detector and data set have no category in common.
-    atomic_files.FileError: the folder cannot be made.
+    ExperimentError: no image has an object that the detector knows, or two have the same id.
   """
 
   def __init__(
     self,
     model: Predictor,
     dataset: Dataset,
-    output: str,
+    store: DetectionStore,
     source: features.FeatureSource,
     num_draws: int = 1000,
   ):
-    self.model, self.dataset, self.left_out = model, dataset, []
-    self._source, self._num_draws = source, num_draws
-    self._ids = run.match(model.categories, dataset)
-    atomic_files.make_folder(output)
-    self._path = os.path.join(output, STORE)
+    self.model, self.dataset, self.source, self.num_draws = model, dataset, source, num_draws
+    self.left_out: list[dict[str, str]] = []
+    self._store, self._ids = store, run.match(model.categories, dataset)
+    known = set(self._ids.values())
+    objects = (each for record in dataset for each in record.annotations)
+    if not any(each["category_id"] in known and not each["iscrowd"] for each in objects):
+      raise ExperimentError(
+        f"{dataset.name}: none of {len(dataset)} images has an object of the detector's "
+        "categories, expected some; give more images, or others"
+      )
+    if len({record.image_id for record in dataset}) < len(dataset):
+      raise ExperimentError(
+        f"{dataset.name}: images have the id of another, expected one for each; give one split"
+      )
     self._outcomes: dict[str, Outcome] = {}
+    self._records = list(dataset)
+
+  @property
+  def notes(self) -> list[str]:
+    """What a reader of the numbers must know, a line each."""
+    return run.notes(self.model.categories, self.dataset, self._ids, with_masks=False)
 
   def evaluate(self, wanted: Sequence[Rule], predictors: Predictors | None = None) -> list[Outcome]:
     """Returns what rules lead to.
@@ -100,13 +120,14 @@ class Runner:
       predictors: weights of their convolutions.
 
     Raises:
-      ExperimentError: no image could be used.
-      atomic_files.FileError: what is found cannot be kept.
+      ExperimentError: no image could be read, or one that could be read before.
+      FeatureError: stored features are damaged, or of another detector.
+      atomic_files.FileError: what is found, or features, cannot be kept.
     """
     keys = {rule: self._rule_key(rule, predictors or {}) for rule in wanted}
-    new = [rule for rule, key in keys.items() if key not in self._outcomes]
+    new = {rule: key for rule, key in keys.items() if key not in self._outcomes}
     if new:
-      self._outcomes.update(self._evaluate({rule: keys[rule] for rule in new}, predictors or {}))
+      self._outcomes.update(self._evaluate(new, predictors or {}))
     return [self._outcomes[keys[rule]] for rule in wanted]
 
   def count_elements(self, kept: Mapping[str, int]) -> int:
@@ -115,27 +136,22 @@ class Runner:
     Args:
       kept: factors by level, as `Rule.kept` gives them.
     """
-    sizes = (features.level_sizes(self.model, each) for each in self._records())
+    sizes = (features.level_sizes(self.model, each) for each in self._records)
     channels = self.model.detector.config.fpn_channels
     return channels * sum(rules.count_positions(kept, each) for each in sizes)
 
-  def features(self) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the features of each image that can be used, `p2` to `p6`, float32 [H, W, C]."""
-    for record in tqdm.tqdm(self._records(), desc="features", unit="image", disable=None):
-      yield self._source.get(record, record.read()).levels
+  def features(self, limit: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the features of the first images, `p2` to `p6`, float32 [H, W, C]."""
+    for record in tqdm.tqdm(self._records[:limit], desc="features", unit="image", disable=None):
+      yield self.source.get(record, record.read()).levels
 
   @functools.cached_property
   def _weights(self) -> np.ndarray:
-    """Returns how often each draw has each image."""
-    return bootstrap.draw(0, len(self.dataset) - len(self.left_out), self._num_draws)
+    """How often each draw has each image."""
+    return bootstrap.draw(0, len(self._records), self.num_draws)
 
   def _evaluate(self, keys: dict[Rule, str], predictors: Predictors) -> dict[str, Outcome]:
     found = self._find(keys, predictors)
-    if not any(found.values()):
-      raise ExperimentError(
-        f"none of {len(self.dataset)} images could be used, expected at least one; the first: "
-        f"{self.left_out[0]['reason']}"
-      )
     truth, outcomes = self._ground_truth(), {}
     bar = tqdm.tqdm(found.items(), desc="AP", unit="rule", leave=False, disable=None)
     for rule, detections in bar:
@@ -143,49 +159,53 @@ class Runner:
       outcomes[keys[rule]] = Outcome(
         rule,
         {key: numbers[key] for key in KEYS},
-        bootstrap.evaluate(matches.match(truth, detections), self._weights),
         self.count_elements(rule.kept()),
         self.count_elements(NONE.kept()),
+        functools.partial(self._make_draws, truth, detections),
       )
     return outcomes
 
+  def _make_draws(self, truth: dict[str, list[dict]], detections: list[dict]) -> np.ndarray:
+    return bootstrap.evaluate(matches.match(truth, detections), self._weights)
+
   def _find(self, keys: dict[Rule, str], predictors: Predictors) -> dict[Rule, list[dict]]:
-    """Returns the detections that each rule leads to, in all images that can be used."""
-    found = {rule: [] for rule in keys}
-    known = {each["file_name"] for each in self.left_out}
-    with DetectionStore(self._path) as store:
-      for record in tqdm.tqdm(self.dataset, unit="image", disable=None):
-        if record.file_name in known:
-          continue
-        detections, reason = images.attempt(
-          record.file_name, self._find_in, record, keys, predictors, store
-        )
-        if detections is None:
-          self.left_out.append({"file_name": record.file_name, "reason": reason})
-          continue
-        for rule, entries in detections.items():
-          found[rule] += entries
+    """Returns the detections that each rule leads to, in all images that can be read."""
+    found, readable = {rule: [] for rule in keys}, []
+    for record in tqdm.tqdm(self._records, unit="image", disable=None):
+      image, reason = images.attempt(record.file_name, _read, record)
+      if image is None:
+        if self._outcomes:  # of the same images as what comes now
+          raise ExperimentError(f"{reason}; it could be read before: start again")
+        self.left_out.append({"file_name": record.file_name, "reason": reason})
+        continue
+      readable.append(record)
+      for rule, entries in self._find_in(record, image, keys, predictors).items():
+        found[rule] += entries
+    if not readable:
+      raise ExperimentError(
+        f"none of {len(self._records)} images could be read, expected at least one; the first: "
+        f"{self.left_out[0]['reason']}"
+      )
+    self._records = readable
     return found
 
   def _find_in(
-    self, record: Record, keys: dict[Rule, str], predictors: Predictors, store: DetectionStore
+    self, record: Record, image: np.ndarray, keys: dict[Rule, str], predictors: Predictors
   ) -> dict[Rule, list[dict]]:
-    with tqdm.tqdm.external_write_mode(sys.stderr):  # warnings do not tear the progress bar
-      image = record.read()
-    digest = hashlib.sha256(image.tobytes()).hexdigest()
+    digest = features.digest(image)
     of_image = {
       rule: hashlib.sha256(json.dumps([key, record.image_id, digest]).encode()).hexdigest()
       for rule, key in keys.items()
     }
-    new = [rule for rule, key in of_image.items() if store.get(key) is None]
+    new = [rule for rule, key in of_image.items() if self._store.get(key) is None]
     if new:
-      made = self._source.get(record, image)
+      made = self.source.get(record, image)
       for start in range(0, len(new), _RULES_AT_ONCE):
         chunk = new[start : start + _RULES_AT_ONCE]
         for rule, objects in zip(chunk, self._detect(chunk, made, predictors)):
           entries = to_coco(objects, record.image_id, *image.shape[:2], self._ids)
-          store.add(of_image[rule], {"detections": entries})
-    return {rule: store.get(key)["detections"] for rule, key in of_image.items()}
+          self._store.add(of_image[rule], {"detections": entries})
+    return {rule: self._store.get(key)["detections"] for rule, key in of_image.items()}
 
   def _detect(
     self, chunk: Sequence[Rule], made: ImageFeatures, predictors: Predictors
@@ -201,17 +221,12 @@ class Runner:
     for level, term in rule.predicted:
       for array in predictors[rules.predictor_name(level, term)]:
         digest.update(np.asarray(array).tobytes())
-    about = [__version__, *self._source.description, str(rule), sorted(self._ids.items())]
-    return json.dumps([*about, digest.hexdigest() if rule.predicted else ""], sort_keys=True)
-
-  def _records(self) -> list[Record]:
-    """Returns the records of the images that can be used."""
-    left_out = {each["file_name"] for each in self.left_out}
-    return [each for each in self.dataset if each.file_name not in left_out]
+    parts = [__version__, *self.source.description, str(rule), sorted(self._ids.items())]
+    return json.dumps([*parts, digest.hexdigest() if rule.predicted else ""], sort_keys=True)
 
   def _ground_truth(self) -> dict[str, list[dict]]:
-    """Returns what is in the images that can be used, of the categories that the detector knows."""
-    truth, used = self.dataset.ground_truth, {each.image_id for each in self._records()}
+    """Returns what is in the images that can be read, of the categories that the detector knows."""
+    truth, used = self.dataset.ground_truth, {each.image_id for each in self._records}
     known = set(self._ids.values())
     return {
       "images": [each for each in truth["images"] if each["id"] in used],
@@ -222,3 +237,8 @@ class Runner:
       ],
       "categories": [each for each in truth["categories"] if each["id"] in known],
     }
+
+
+def _read(record: Record) -> np.ndarray:
+  with tqdm.tqdm.external_write_mode(sys.stderr):  # warnings do not tear the progress bar
+    return record.read()

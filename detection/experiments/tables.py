@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 
 from detection.coco import bootstrap
+from detection.experiments import ExperimentError
 from detection.experiments.runner import KEYS, Outcome, Runner
 from khuvcm_tf.results import provenance, rows
 from khuvcm_tf.results.rows import Row
@@ -38,25 +40,53 @@ def make_row(outcome: Outcome, unchanged: Outcome, **more: str | int) -> Row:
   return {**row, "elements_kept": kept, "bytes_kept": _BYTES * kept, "factor": outcome.factor}
 
 
-def write(runner: Runner, output: str, all_rows: Sequence[Row], about: dict[str, object]) -> None:
+def check_output(output: str, experiment: str) -> None:
+  """Raises ExperimentError where a folder holds the results of another experiment."""
+  path = os.path.join(output, "results.json")
+  if not os.path.exists(path):
+    return
+  try:
+    with open(path, encoding="utf-8") as file:
+      found = json.load(file)["experiment"]
+  except (OSError, ValueError, KeyError, TypeError):
+    found = None
+  if found != experiment:
+    raise ExperimentError(
+      f"{path}: found results of {found or 'something else'}, expected those of {experiment} or "
+      "none; give another --output"
+    )
+
+
+def write(
+  runner: Runner,
+  output: str,
+  experiment: str,
+  all_rows: Sequence[Row],
+  metadata: dict[str, object] | None = None,
+) -> None:
   """Writes results.json and results.csv.
 
   Args:
     runner: of the experiment.
     output: folder, which exists.
+    experiment: its name.
     all_rows: of the experiment, in their order.
-    about: what else results.json says.
+    metadata: what else results.json says.
 
   Raises:
     atomic_files.FileError: a file cannot be written.
   """
   content = {
+    "experiment": experiment,
     "rows": list(all_rows),
-    **about,
+    **(metadata or {}),
     "fingerprint": runner.model.fingerprint,
     "config": runner.model.detector.config.to_json(),
     "dataset": runner.dataset.name,
     "images": len(runner.dataset) - len(runner.left_out),
+    "features": runner.source.dtype,
+    "draws": runner.num_draws,
+    "notes": runner.notes,
     "left_out": runner.left_out,
     **provenance.describe(),
   }
@@ -93,5 +123,9 @@ def change(row: Row, key: str) -> str:
 
 
 def is_clear(row: Row, key: str) -> bool:
-  """Returns whether 0 is not in the interval: the choice of images does not explain the change."""
-  return row[f"{key}_low"] > 0 or row[f"{key}_high"] < 0
+  """Returns whether 0 is not in the interval: the choice of images does not explain the change.
+
+  Of draws that are all the same, as those of one image are, nothing is clear.
+  """
+  low, high = row[f"{key}_low"], row[f"{key}_high"]
+  return low < high and (low > 0 or high < 0)

@@ -58,7 +58,11 @@ def test_rules_are_evaluated_and_reported(run_program, inputs, tmp_path):
   [
     ("reconstruct_features.py", "--rules=p2=p3:sideways", "found 'p3:sideways' for p2, expected"),
     ("combine_features.py", "--sets=p2+p9", "found the levels 'p2+p9', expected such as p2+p3"),
-    ("find_key_maps.py", "--search_images=2", "found 0 of 2 images, without objects, to search"),
+    (
+      "find_key_maps.py",
+      "--search_images=2",
+      "found 2 images, 2 of them to search with",
+    ),
   ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(

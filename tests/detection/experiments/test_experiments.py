@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 
 import numpy as np
 import pytest
 
+from detection.coco.detection_store import DetectionStore
 from detection.config import LEVELS
 from detection.experiments import (
   ExperimentError,
@@ -18,10 +20,11 @@ from detection.experiments import (
   reconstruction,
   report,
   study,
+  tables,
 )
 from detection.experiments.degradation import Degradation
 from detection.experiments.features import FeatureSource
-from detection.experiments.rules import NONE, RuleError, parse
+from detection.experiments.rules import RuleError, parse
 from detection.experiments.runner import KEYS, Outcome, Runner
 
 
@@ -31,8 +34,13 @@ def outputs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def runner(model, dataset, outputs):
-  return Runner(model, dataset, str(outputs), FeatureSource(model), num_draws=30)
+def store(outputs):
+  return DetectionStore(str(outputs / "found"))
+
+
+@pytest.fixture(scope="module")
+def runner(model, dataset, store):
+  return Runner(model, dataset, store, FeatureSource(model), num_draws=30)
 
 
 def _written(outputs):
@@ -65,18 +73,19 @@ def rebuilt(runner, outputs):
 
 
 @pytest.fixture(scope="module")
-def searched(model, dataset, outputs):
-  runners = [
+def halves(model, dataset, store):
+  """Runners for two images each."""
+  return [
     Runner(
-      model,
-      type(dataset)(dataset.name, dataset.categories, records),
-      str(outputs),
-      FeatureSource(model),
-      num_draws=30,
+      model, dataclasses.replace(dataset, records=part), store, FeatureSource(model), num_draws=30
     )
-    for records in (dataset.records[:2], dataset.records[2:])
+    for part in (dataset.records[:2], dataset.records[2:])
   ]
-  return key_maps.run(*runners, str(_part(outputs, "key_maps")), max_evaluations=8)
+
+
+@pytest.fixture(scope="module")
+def searched(halves, outputs):
+  return key_maps.run(*halves, str(_part(outputs, "key_maps")), max_evaluations=8)
 
 
 def test_each_level_is_degraded_by_each_factor_up_to_its_greatest(degraded, outputs):
@@ -175,18 +184,17 @@ def test_of_single_candidates_none_is_forgotten():
   assert by_text["p6=p5:pick"].factor == 0
 
 
-def test_a_search_for_little_loss_finds_that_p6_is_free(model, dataset, tmp_path):
-  runners = [
-    Runner(model, dataset, str(tmp_path), FeatureSource(model), num_draws=20) for _ in range(2)
-  ]
-  found = key_maps.run(*runners, str(tmp_path), max_loss=0.01, max_evaluations=6)
+def test_a_search_for_little_loss_keeps_no_more_than_without_p6(halves, tmp_path):
+  search, _ = halves
+  found = key_maps.run(search, search, str(tmp_path), max_loss=0.01, max_evaluations=6)
   assert found.choice["ap_change"] >= -0.01 - 1e-9
-  # P6 is every second element of P5.
-  assert parse(found.choice["rule"]) != NONE and "p6" not in parse(found.choice["rule"]).kept()
+  # P6 is every second element of P5: to pick it loses nothing.
+  (picked,) = search.evaluate([parse("p6=p5:pick")])
+  assert found.choice["factor"] >= picked.factor > 1
 
 
 def _outcome(rule: str, ap: float, elements: int) -> Outcome:
-  return Outcome(parse(rule), {"ap": ap}, np.zeros((1, 6)), elements, 100)
+  return Outcome(parse(rule), {"ap": ap}, elements, 100, lambda: np.zeros((1, 6)))
 
 
 def test_a_budget_chooses_the_best_within_it():
@@ -213,7 +221,8 @@ def test_a_budget_chooses_the_best_within_it():
 
 def test_the_report_holds_all_experiments(runner, outputs, degraded, combined, rebuilt, searched):
   results = report.Results(degraded, combined, rebuilt, searched)
-  path = report.write([runner], str(outputs), "tiny", results)
+  left_out = [{"file_name": "x.png", "reason": "x.png: damaged"}]
+  path = report.write(runner, str(outputs), "tiny", results, 5, left_out)
   page = open(path, encoding="utf-8").read()
   titles = re.findall(r"<h2[^>]*>([^<]+)</h2>", page)
   assert titles == [
@@ -225,6 +234,7 @@ def test_the_report_holds_all_experiments(runner, outputs, degraded, combined, r
     "What was run",
   ]
   assert page.count('src="data:image/svg') == 3
+  assert "1 image left out" in page and "x.png: damaged" in page
   assert "43.0" in page and "41.6" in page and study.NAME in page
   assert searched.choice["rule"] in page and "arXiv 2503.19278" in page
 
@@ -232,25 +242,40 @@ def test_the_report_holds_all_experiments(runner, outputs, degraded, combined, r
 def _row(level: str, factor: int, **changes: tuple[float, float, float]) -> dict:
   row = {"level": level, "degraded_by": factor}
   for key in KEYS:
-    change, low, high = changes.get(key, (0.0, -0.01, 0.01))
-    row.update({f"{key}_change": change, f"{key}_low": low, f"{key}_high": high})
+    change, low, high = changes.get(key, (0.0, -0.005, 0.005))
+    row.update({key: 0.5, f"{key}_change": change, f"{key}_low": low, f"{key}_high": high})
   return row
 
 
-def test_findings_come_from_the_figures_and_claim_what_is_clear():
+def test_findings_come_from_the_figures_and_say_what_is_clear():
   rows = [
     _row("p2", 64, aps=(-0.10, -0.12, -0.08)),
-    _row("p3", 32, aps=(-0.02, -0.03, -0.01), apm=(-0.2, -0.3, -0.1)),
-    _row("p4", 16, apm=(-0.05, -0.11, 0.01)),
-    _row("p5", 8),
+    _row("p3", 32, aps=(-0.04, -0.06, -0.02), apm=(-0.2, -0.3, -0.1), apl=(-0.2, -0.3, -0.1)),
+    _row("p4", 16, apm=(-0.05, -0.11, 0.01), apl=(-0.1, -0.2, -0.05)),
+    _row("p5", 8, apl=(-0.02, -0.04, -0.01)),
     _row("p6", 4),
   ]
   small, medium, large = report.findings(Degradation(_row("none", 1), rows))
   assert small == (
     "small objects",
-    "they lose most by P2 (-10.0, -12.0 to -8.0), then P3 (-2.0, -3.0 to -1.0); as the study found "
-    "too: P2 and P3.",
+    "they lose most by P2 (-10.0, -12.0 to -8.0), then P3 (-4.0, -6.0 to -2.0); as the study "
+    "found: P2 and P3.",
   )
-  assert medium[1].startswith("they lose most by P3 (-20.0") and "differs from" in medium[1]
-  assert "P4 (" not in medium[1]
-  assert large[1].startswith("no level is clearly missed; which differs from the study")
+  assert medium[1].startswith("they lose most by P3 (-20.0") and "P4 (" not in medium[1]
+  assert "the intervals do not decide whether most by P4 and P5" in medium[1]
+  assert large[1].endswith("unlike the study, which found P5 and P6.")
+
+
+def test_findings_of_what_was_not_measured_say_so():
+  rows = [_row(level, factor) for level, factor in (("p2", 64), ("p3", 32))]
+  for row in rows:
+    row["apl"] = row["apl_change"] = float("nan")
+  small, _, large = report.findings(Degradation(_row("none", 1), rows))
+  assert small[1] == "no level is clearly missed."
+  assert large[1] == "the data set has none."
+
+
+def test_results_of_another_experiment_are_not_replaced(outputs, degraded):
+  tables.check_output(str(outputs / "degradation"), "degradation")
+  with pytest.raises(ExperimentError, match="found results of degradation, expected those of key"):
+    tables.check_output(str(outputs / "degradation"), "key maps")

@@ -55,7 +55,7 @@ def test_of_large_maps_some_positions_count():
   ((level, term),) = parse("p2=conv1(p3)").predicted
   fitted = ConvolutionFit(level, term, 3)
   prediction.fit([fitted], _images(2))
-  assert fitted._matrix[-1, -1] == 2 * 1024 < 2 * 32 * 40
+  assert fitted._matrix[-1, -1] == 2 * 256 < 2 * 32 * 40
   kernel, bias = fitted.solve()
   # The levels have nothing in common.
-  assert np.abs(kernel).max() < 0.15 and np.abs(bias).max() < 0.15
+  assert np.abs(kernel).max() < 0.25 and np.abs(bias).max() < 0.25

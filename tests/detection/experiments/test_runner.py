@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from detection.coco import CocoError, annotation_files, run
+from detection.coco.detection_store import DetectionStore
 from detection.experiments import ExperimentError
 from detection.experiments.features import FeatureSource
 from detection.experiments.rules import NONE, parse
 from detection.experiments.runner import Runner
+from detection.postprocessing import Objects
 from detection.predictor import Predictor
 from detection.stored_features import FeatureError
+from khuvcm_tf.atomic_files import FileError
 
 _DAMAGED = parse("p2=p2:degrade64, p3=p3:degrade32, p4=p4:degrade16")
 
@@ -34,9 +39,10 @@ def counted(model):
   return _Counted(model)
 
 
-def _runner(model, dataset, output, folder=None, dtype="float32", **options) -> Runner:
+def _runner(model, dataset, output, folder=None, dtype="float32") -> Runner:
   source = FeatureSource(model, folder and str(folder), dtype)
-  return Runner(model, dataset, str(output), source, num_draws=20, **options)
+  output.mkdir(exist_ok=True)
+  return Runner(model, dataset, DetectionStore(str(output / "found")), source, num_draws=20)
 
 
 def test_features_lead_to_the_numbers_of_the_images(model, dataset, tmp_path):
@@ -62,7 +68,7 @@ def test_damage_is_seen_and_rules_are_evaluated_together(counted, dataset, tmp_p
   assert together[1] is together[3]
   assert together[1].metrics["ap"] < together[0].metrics["ap"] - 0.02
   for rule, outcome in zip(wanted[:3], together):
-    (alone,) = _runner(counted, dataset, tmp_path / str(rule)[:8]).evaluate([rule])
+    (alone,) = _runner(counted, dataset, tmp_path / str(rule)[:8].strip()).evaluate([rule])
     assert alone.metrics["ap"] == pytest.approx(outcome.metrics["ap"], abs=0.02)
     assert alone.elements == outcome.elements
   assert together[1].factor > 1.3
@@ -100,7 +106,7 @@ def test_features_of_another_detector_are_refused(model, dataset, tmp_path):
   folder = tmp_path / "features"
   _runner(model, dataset, tmp_path / "a", folder).evaluate([NONE])
   other = Predictor(model.detector, model.categories, "another")
-  with pytest.raises(ExperimentError, match="none of 4 images could be used.*another"):
+  with pytest.raises(FeatureError, match="by detector tiny, float32, .*expected detector another"):
     _runner(other, dataset, tmp_path / "b", folder).evaluate([NONE])
   image = dataset.records[0].read()
   with pytest.raises(FeatureError, match="by detector tiny, float32, .*expected detector tiny, fl"):
@@ -108,10 +114,7 @@ def test_features_of_another_detector_are_refused(model, dataset, tmp_path):
 
 
 def test_an_image_that_cannot_be_read_is_left_out_for_all_rules(model, folder, tmp_path):
-  copy = tmp_path / "images"
-  copy.mkdir()
-  for path in folder.iterdir():
-    (copy / path.name).write_bytes(path.read_bytes())
+  copy = _copied(folder, tmp_path / "images")
   data = (copy / "2.png").read_bytes()
   (copy / "2.png").write_bytes(data[: len(data) // 2])
   damaged = annotation_files.load(str(copy / "annotations.json"), str(copy))
@@ -136,6 +139,55 @@ def test_weights_of_convolutions_are_part_of_what_detections_depend_on(model, da
     aps.append(runner.evaluate([rule], weights)[0].metrics["ap"])
   (up,) = runner.evaluate([parse("p2=p3:up")])
   assert aps[1] == pytest.approx(up.metrics["ap"], abs=0.02) and aps[0] != aps[1]
+
+
+def _copied(folder, copy):
+  copy.mkdir()
+  for path in folder.iterdir():
+    (copy / path.name).write_bytes(path.read_bytes())
+  return copy
+
+
+def test_an_image_that_is_lost_later_ends_the_run(model, folder, tmp_path):
+  copy = _copied(folder, tmp_path / "images")
+  runner = _runner(
+    model, annotation_files.load(str(copy / "annotations.json"), str(copy)), tmp_path
+  )
+  runner.evaluate([NONE])
+  (copy / "3.png").unlink()
+  with pytest.raises(ExperimentError, match="3.png.*; it could be read before: start again"):
+    runner.evaluate([_DAMAGED])
+
+
+def test_a_disk_that_is_full_is_not_an_image_left_out(model, dataset, tmp_path, monkeypatch):
+  def refuse(self, key, values):
+    raise FileError("no space left")
+
+  monkeypatch.setattr(DetectionStore, "add", refuse)
+  with pytest.raises(FileError, match="no space left"):
+    _runner(model, dataset, tmp_path).evaluate([NONE])
+
+
+def test_where_nothing_is_found_ap_is_0(model, dataset, tmp_path, monkeypatch):
+  nothing = Objects(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
+  monkeypatch.setattr(Runner, "_detect", lambda self, chunk, *_: [nothing] * len(chunk))
+  (outcome,) = _runner(model, dataset, tmp_path).evaluate([NONE])
+  assert outcome.metrics["ap"] == 0.0 and (outcome.draws[:, 0] == 0).all()
+
+
+def test_images_without_objects_of_the_detector_are_refused(model, dataset, tmp_path):
+  records = [
+    dataclasses.replace(each, annotations=tuple({**a, "iscrowd": 1} for a in each.annotations))
+    for each in dataset
+  ]
+  with pytest.raises(ExperimentError, match="none of 4 images has an object of the detector's cat"):
+    _runner(model, dataclasses.replace(dataset, records=tuple(records)), tmp_path)
+
+
+def test_images_of_one_id_are_refused(model, dataset, tmp_path):
+  twice = dataclasses.replace(dataset, records=dataset.records + dataset.records[:1])
+  with pytest.raises(ExperimentError, match="images have the id of another"):
+    _runner(model, twice, tmp_path)
 
 
 def test_a_data_set_of_other_categories_is_refused(model, dataset, tmp_path):
