@@ -14,6 +14,7 @@ from detection.coco.detection_store import DetectionStore
 from detection.config import LEVELS
 from detection.experiments import (
   ExperimentError,
+  choices,
   combinations,
   degradation,
   key_maps,
@@ -174,7 +175,7 @@ def test_the_search_keeps_within_its_budget(searched, outputs):
 
 
 def test_of_single_candidates_none_is_forgotten():
-  found = key_maps.candidates()
+  found = choices.candidates()
   texts = [str(each.rule) for each in found]
   assert len(set(texts)) == len(texts)
   assert {"p6=p5:pick", "p2=p2:degrade64", "p4=p3:down+p5:up", "p4=conv3(p3,p5)"} <= set(texts)
@@ -206,17 +207,17 @@ def test_a_budget_chooses_the_best_within_it():
     _outcome("p3=p4:up", 0.20, 10),
   ]
   chosen = {
-    key_maps.Budget(1.0, None): "p6=p5:pick",
-    key_maps.Budget(0.25, None): "p2=p4:up",
-    key_maps.Budget(0.2, None): "p3=p4:up",
-    key_maps.Budget(None, 0.0): "p6=p5:pick",
-    key_maps.Budget(None, 0.04): "p2=p4:up",
-    key_maps.Budget(None, 0.5): "p3=p4:up",
+    choices.Budget(1.0, None): "p6=p5:pick",
+    choices.Budget(0.25, None): "p2=p4:up",
+    choices.Budget(0.2, None): "p3=p4:up",
+    choices.Budget(None, 0.0): "p6=p5:pick",
+    choices.Budget(None, 0.04): "p2=p4:up",
+    choices.Budget(None, 0.5): "p3=p4:up",
   }
   for budget, rule in chosen.items():
     assert str(budget.choose(measured)) == rule, budget
   with pytest.raises(ExperimentError, match="none of 5 choices keeps at most 5 % of the elements"):
-    key_maps.Budget(0.05, None).choose(measured)
+    choices.Budget(0.05, None).choose(measured)
 
 
 def test_the_report_holds_all_experiments(runner, outputs, degraded, combined, rebuilt, searched):
