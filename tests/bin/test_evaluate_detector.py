@@ -78,6 +78,7 @@ def evaluated(run_program, detector, images, tmp_path_factory):
     f"--annotations={images}/instances.json",
     f"--images={images}",
     f"--output={output}",
+    "--supercategories",
     cwd=output,
   )
 
@@ -88,7 +89,9 @@ def test_evaluate_detector_prints_a_table_and_writes_results(evaluated, detector
   lines = out.splitlines()
   assert lines[0].split()[:3] == ["AP", "AP50", "AP75"]
   assert [line.split()[0] for line in lines[2:4]] == ["boxes", "masks"]
-  assert lines[4:] == [
+  assert lines[4:6] == ["", "by super-category:"]
+  assert lines[8:10] == lines[2:4]  # person is the one category of its own
+  assert lines[10:] == [
     "evaluated on 1 of the data set's 2 categories: the detector does not know car",
     f"written to {output}/results.json and detections.json",
   ]
@@ -96,6 +99,7 @@ def test_evaluate_detector_prints_a_table_and_writes_results(evaluated, detector
   assert written["images"] == 3 and written["detector"] == detector
   assert written["fingerprint"] == detector_files.load(detector)[2]
   assert {"ap", "mask_ap", "apm", "categories"} <= set(written)
+  assert written["supercategories"]["categories"]["person"]["ap"] == written["ap"]
   found = json.loads((output / "detections.json").read_text())
   assert {each["image_id"] for each in found} == {1, 2, 3}
   for each in found:
