@@ -53,13 +53,15 @@ def test_rules_are_evaluated_and_reported(run_program, inputs, tmp_path):
   assert (tmp_path / "results" / "report.html").stat().st_size > 20_000
 
 
-def test_what_cannot_be_done_is_said_in_a_line(run_together, inputs):
+def test_what_cannot_be_done_is_said_in_a_line(run_together, inputs, tmp_path):
   wanted = {
     ("reconstruct_features.py", "--rules=p2=p3:sideways"): "found 'p3:sideways' for p2, expected",
     ("combine_features.py", "--sets=p2+p9"): "found the levels 'p2+p9', expected such as p2+p3",
     ("degrade_features.py", "--levels="): "found no --levels, expected some",
     ("find_key_maps.py", "--search_images=2"): "found 2 images, 2 of them to search with",
   }
-  ends = run_together(*([program, *inputs, flag, "--output=r"] for program, flag in wanted))
+  ends = run_together(
+    *([program, *inputs, flag, f"--output={tmp_path}/r"] for program, flag in wanted)
+  )
   for (code, out, err), message in zip(ends, wanted.values()):
     assert code == 1 and out == "" and message in err.strip().splitlines()[-1], err
