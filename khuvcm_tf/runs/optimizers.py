@@ -6,7 +6,7 @@ import contextlib
 
 import tensorflow as tf
 
-from khuvcm_tf.runs import schedules
+from khuvcm_tf.runs import muon, schedules
 from khuvcm_tf.runs.options import RunOptions
 from khuvcm_tf.runs.task import TrainableModel
 
@@ -24,6 +24,8 @@ def create(options: RunOptions, schedule: schedules.Schedule) -> tf.keras.optimi
   }
   if options.optimizer == "sgd":
     return tf.keras.optimizers.SGD(momentum=_MOMENTUM, **arguments)
+  if options.optimizer == "muon":
+    return muon.Muon(**arguments)
   return tf.keras.optimizers.Adam(**arguments)
 
 

@@ -21,8 +21,9 @@ class RunOptions:
   batch_size: int = option(8, "Examples in a step, over all devices and workers.", low=1)
   optimizer: str = option(
     "adam",
-    "adam, or sgd: gradient descent with momentum 0.9, at learning rates such as 0.01.",
-    choices=("adam", "sgd"),
+    "adam; muon: orthogonal updates of kernels, Adam for other weights, at like learning rates; "
+    "sgd: gradient descent with momentum 0.9, at learning rates such as 0.01.",
+    choices=("adam", "muon", "sgd"),
     fixed=True,
   )
   weight_decay: float = option(
