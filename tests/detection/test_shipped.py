@@ -17,7 +17,7 @@ SHIPPED = sorted(model_folders.shipped(detector_files.DESCRIPTION))
 
 
 def test_which_are_shipped():
-  assert {"person", "shapes"} <= set(SHIPPED)
+  assert {"coco80", "person", "shapes"} <= set(SHIPPED)
 
 
 def test_shapes_finds_most_of_what_is_drawn():
