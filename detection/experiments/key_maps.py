@@ -236,15 +236,20 @@ def _write_predictors(output: str, used: Sequence[Rule], predictors: rules.Predi
 
 
 def curves_of(all_rows: Sequence[Row]) -> list[curves.Curve]:
-  """Returns what is kept against what is found, in percent: all levels, search, and study."""
+  """Returns what is kept against what is found, in percent: all levels, search, and study.
+
+  Of the search, rules on the front of AP, and the choice; those on other fronts alone are left out.
+  """
   groups = {
     "none": ("All levels", "plain"),
-    "search": ("Search", "strong"),
+    "search": ("Search, front of AP", "strong"),
     "study": ("Rules of the study", "plain"),
   }
   drawn = []
   for origin, (name, style) in groups.items():
     own = [row for row in all_rows if row["origin"] == origin]
+    if origin == "search":
+      own = [row for row in own if row["is_chosen"] or "AP" in row["front"].split()]
     points = [
       curves.Point(
         ("the choice: " if row["is_chosen"] else "") + row["rule"],

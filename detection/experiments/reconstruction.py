@@ -13,7 +13,7 @@ from khuvcm_tf.results import curves, figures
 from khuvcm_tf.results.rows import Quantity, Row
 
 NAME = "reconstruction"
-SHARE = Quantity("share", "elements kept", "%", 1)
+SHARE = Quantity("share", "elements kept in %", "", 1)
 METRICS = [Quantity(key, label, "%", 1) for key, label in tables.LABELS.items()]
 
 

@@ -225,7 +225,7 @@ def _key_maps(found: KeyMaps, plots: str) -> Section:
       reconstruction.METRICS,
       key_maps.curves_of(found.rows),
       names=("Rules", "Rule", "Images"),
-      hint="A point is a rule: those on the front of the search, and the study's.",
+      hint="A point is a rule: those on the search's front of AP, and the study's.",
     )
     + report.paragraph(_INTERVALS, "hint")
     + _table(shown, ("origin", "chosen", "front"), ("rule",))
