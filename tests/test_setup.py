@@ -177,7 +177,14 @@ def _add_python(folder: pathlib.Path, name: str, text: str = FAKE_PYTHON) -> Non
 
 def test_make_alone_lists_the_targets(make):
   out = make().stdout
-  assert re.findall(r"^make (\w+)", out, re.M) == ["venv", "demo", "test", "lint", "clean"]
+  assert re.findall(r"^make (\w+)", out, re.M) == [
+    "venv",
+    "demo",
+    "experiments",
+    "test",
+    "lint",
+    "clean",
+  ]
 
 
 def test_make_without_a_fitting_python_says_what_to_do(make, tmp_path):
