@@ -56,20 +56,11 @@ def evaluate(
     CocoError: a detection is of an unknown image or category, or lacks a mask that others have.
   """
   _check_ids(ground_truth, detections)
-  images = _chosen(ground_truth["images"], "id", image_ids)
-  categories = _chosen(ground_truth["categories"], "id", category_ids)
+  truth = chosen(ground_truth, image_ids, category_ids)
+  images, categories = truth["images"], truth["categories"]
   # Shallow copies, as the evaluation writes into them.
-  objects, found = (
-    [
-      {**each}
-      for each in _chosen(
-        _chosen(entries, "image_id", {image["id"] for image in images}),
-        "category_id",
-        {category["id"] for category in categories},
-      )
-    ]
-    for entries in (ground_truth["annotations"], detections)
-  )
+  objects = [{**each} for each in truth["annotations"]]
+  found = [{**each} for each in _of(detections, images, categories)]
   if with_masks is None:
     with_masks = bool(found) and all("segmentation" in e for e in objects)
     with_masks = with_masks and any("segmentation" in e for e in found)
@@ -81,6 +72,18 @@ def evaluate(
     for category, ap in zip(categories, by_category):
       parts[category["name"]]["mask_ap"] = ap
   return {**metrics, "categories": parts}
+
+
+def chosen(
+  ground_truth: dict[str, list[dict]],
+  image_ids: Collection[int] | None = None,
+  category_ids: Collection[int] | None = None,
+) -> dict[str, list[dict]]:
+  """Returns the part of a ground truth that `evaluate` compares with; arguments are its."""
+  images = _chosen(ground_truth["images"], "id", image_ids)
+  categories = _chosen(ground_truth["categories"], "id", category_ids)
+  annotations = _of(ground_truth["annotations"], images, categories)
+  return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def by_supercategory(
@@ -150,6 +153,12 @@ def _check_ids(ground_truth: dict, detections: Sequence[dict]) -> None:
 
 def _chosen(entries: Sequence[dict], field: str, values: Collection[int] | None) -> list[dict]:
   return [each for each in entries if values is None or each[field] in values]
+
+
+def _of(entries: Sequence[dict], images: Sequence[dict], categories: Sequence[dict]) -> list[dict]:
+  """Returns objects or detections that are of these images and categories."""
+  entries = _chosen(entries, "image_id", {image["id"] for image in images})
+  return _chosen(entries, "category_id", {category["id"] for category in categories})
 
 
 def _as_boxes(found: Sequence[dict]) -> list[dict]:

@@ -63,20 +63,18 @@ def match(ground_truth: dict[str, list[dict]], detections: Sequence[dict]) -> Ma
     entries = sorted(entries, key=lambda each: -each["score"])[:_MAX_DETECTIONS]
     right, ignored = _match_image(objects.get((category, image), []), entries)
     parts[category].append((image, [each["score"] for each in entries], right, ignored))
-  order = (len(AREAS), len(THRESHOLDS), 0)
-  columns = ([np.zeros(0, np.int32)], [np.zeros(0, np.int32)], [np.zeros(order, bool)])
-  columns = (*columns, [np.zeros(order, bool)])
+  none, no_flags = np.zeros(0, np.int32), np.zeros((len(AREAS), len(THRESHOLDS), 0), bool)
+  blocks = [(none, none, no_flags, no_flags)]
   for category, of_images in parts.items():
-    scores = np.concatenate([each[1] for each in of_images])
-    # Of equal scores, those of the first image come first, as COCO sorts them.
-    best_first = np.argsort(-scores, kind="stable")
+    scores, right, ignored = (
+      np.concatenate([each[part] for each in of_images], -1) for part in (1, 2, 3)
+    )
     image = np.concatenate([np.full(len(each[1]), each[0], np.int32) for each in of_images])
-    columns[0].append(np.full(len(scores), category, np.int32))
-    columns[1].append(image[best_first])
-    for column, part in ((2, 2), (3, 3)):
-      flags = np.concatenate([each[part] for each in of_images], -1)
-      columns[column].append(flags[..., best_first])
-  return Matches(*(np.concatenate(column, -1) for column in columns), counts)
+    # Of equal scores, those of the first image come first, as COCO sorts them.
+    order = np.argsort(-scores, kind="stable")
+    of_category = np.full(len(scores), category, np.int32)
+    blocks.append((of_category, image[order], right[..., order], ignored[..., order]))
+  return Matches(*(np.concatenate(columns, -1) for columns in zip(*blocks)), counts)
 
 
 def _are_ignored(objects: Sequence[dict]) -> np.ndarray:

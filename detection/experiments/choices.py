@@ -14,7 +14,7 @@ import numpy as np
 
 from detection.config import LEVELS
 from detection.experiments import ExperimentError
-from detection.experiments.rules import Rule, max_factor, parse
+from detection.experiments.rules import Rule, factors, parse
 from detection.experiments.runner import Outcome, Runner
 
 
@@ -79,9 +79,7 @@ def candidates() -> list[Candidate]:
     texts += [f"{level}=conv3({x})" for x in (*finer[-1:], *coarser[:1])]
     for fine, coarse in itertools.product(finer, coarser):
       texts += [f"{level}={fine}:down+{coarse}:up", f"{level}=conv3({fine},{coarse})"]
-    texts += [
-      f"{level}={level}:degrade{2**step}" for step in range(1, max_factor(level).bit_length())
-    ]
+    texts += [f"{level}={level}:degrade{factor}" for factor in factors(level)]
     found += [_candidate(level, parse(text)) for text in texts]
   return found
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from detection.config import LEVELS
 from detection.experiments import figures, tables
-from detection.experiments.rules import NONE, max_factor, parse
+from detection.experiments.rules import NONE, factors, parse
 from detection.experiments.runner import Runner
 from khuvcm_tf.results.rows import Row
 
@@ -43,9 +43,9 @@ def run(runner: Runner, output: str, levels: Sequence[str] = LEVELS) -> Degradat
     atomic_files.FileError: a file cannot be written.
   """
   wanted = {
-    (level, 2**step): parse(f"{level}={level}:degrade{2**step}")
+    (level, factor): parse(f"{level}={level}:degrade{factor}")
     for level in levels
-    for step in range(1, max_factor(level).bit_length())
+    for factor in factors(level)
   }
   unchanged, *outcomes = runner.evaluate([NONE, *wanted.values()])
   rows = [

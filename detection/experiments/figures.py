@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
 from collections.abc import Mapping, Sequence
 
 from detection.config import LEVELS
 from detection.experiments.tables import LABELS, SIZES
-from khuvcm_tf import atomic_files
+from khuvcm_tf.results import figures
 from khuvcm_tf.results.curves import COLOURS, MARKERS
 from khuvcm_tf.results.rows import Row
 
-_KEYS = ("ap", "ap50", "ap75", "aps", "apm", "apl")
+_FONT_SIZE = 8
 
 
 def heat_table(path: str, all_rows: Sequence[Row]) -> None:
@@ -26,9 +23,9 @@ def heat_table(path: str, all_rows: Sequence[Row]) -> None:
   Raises:
     atomic_files.FileError: a file cannot be written.
   """
-  changes = [[100 * row[f"{key}_change"] for key in _KEYS] for row in all_rows]
+  changes = [[100 * row[f"{key}_change"] for key in LABELS] for row in all_rows]
   worst = min([-1.0, *(value for line in changes for value in line if value == value)])
-  with _figure(path, (6.2, 0.26 * len(all_rows) + 0.9)) as figure:
+  with figures.new_figure(path, (6.2, 0.26 * len(all_rows) + 0.9), _FONT_SIZE) as figure:
     axes = figure.add_subplot()
     axes.imshow(changes, cmap="RdBu_r", vmin=worst, vmax=-worst / 4, aspect="auto")
     for y, line in enumerate(changes):
@@ -36,7 +33,7 @@ def heat_table(path: str, all_rows: Sequence[Row]) -> None:
         is_dark = value == value and (value < 0.7 * worst or value > -worst / 5)
         shown = "–" if value != value else f"{value:+.1f}"
         axes.text(x, y, shown, ha="center", va="center", color="white" if is_dark else "black")
-    axes.set_xticks(range(len(_KEYS)), [LABELS[key] for key in _KEYS])
+    axes.set_xticks(range(len(LABELS)), LABELS.values())
     axes.xaxis.tick_top()
     names = [f"{row['level'].upper()} by {row['degraded_by']}" for row in all_rows]
     axes.set_yticks(range(len(names)), names)
@@ -49,7 +46,7 @@ def heat_table(path: str, all_rows: Sequence[Row]) -> None:
 
 def lines_by_level(path: str, all_rows: Sequence[Row], unchanged: Row) -> None:
   """Draws AP of each size of objects against the factor of the damage, a line for each level."""
-  with _figure(path, (9.5, 3.4)) as figure:
+  with figures.new_figure(path, (9.5, 3.4), _FONT_SIZE) as figure:
     for axes, (key, size) in zip(figure.subplots(1, 3), SIZES.items()):
       for number, level in enumerate(LEVELS):
         own = [row for row in all_rows if row["level"] == level]
@@ -69,7 +66,8 @@ def lines_by_level(path: str, all_rows: Sequence[Row], unchanged: Row) -> None:
       axes.set_xlabel("degraded by")
       axes.set_ylabel(f"{LABELS[key]} (%)")
       axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-      _plain(axes)
+      figures.add_grid(axes)
+      axes.set_axisbelow(True)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")
 
 
@@ -83,7 +81,7 @@ def bars_by_size(
     all_rows: with `levels`.
     lines: by key, where to draw dashed lines: the worst single level, green, and all levels, red.
   """
-  with _figure(path, (9.5, 3.6)) as figure:
+  with figures.new_figure(path, (9.5, 3.6), _FONT_SIZE) as figure:
     for axes, (key, size) in zip(figure.subplots(1, 3), SIZES.items()):
       names = [row["levels"].upper().replace("+", "\n") for row in all_rows]
       axes.bar(range(len(names)), [100 * row[key] for row in all_rows], color=COLOURS[5], width=0.7)
@@ -93,28 +91,6 @@ def bars_by_size(
       axes.set_xticks(range(len(names)), names, fontsize=7)
       axes.set_title(f"{size} objects", fontsize=9)
       axes.set_ylabel(f"{LABELS[key]} (%)")
-      _plain(axes)
+      figures.add_grid(axes)
+      axes.set_axisbelow(True)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-
-
-@contextlib.contextmanager
-def _figure(path: str, size: tuple[float, float]):
-  """Within, a figure to draw on, of a size in inches; behind it, its files are written."""
-  import matplotlib  # takes a second
-  from matplotlib.figure import Figure  # without pyplot: no display, Agg draws
-
-  # A fixed salt makes the same results the same SVG, byte for byte.
-  with matplotlib.rc_context({"svg.hashsalt": "khuvcm", "font.size": 8}):
-    figure = Figure(figsize=size, layout="constrained")
-    yield figure
-    atomic_files.make_folder(os.path.dirname(path))
-    for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-      file = io.BytesIO()
-      figure.savefig(file, format=suffix, dpi=160, metadata=metadata)
-      atomic_files.write_bytes(f"{path}.{suffix}", file.getvalue())
-
-
-def _plain(axes) -> None:
-  axes.grid(color="0.9", linewidth=0.6)
-  axes.set_axisbelow(True)
-  axes.spines[["top", "right"]].set_visible(False)

@@ -27,7 +27,7 @@ from detection.coco import bootstrap
 from detection.experiments import prediction, reconstruction, rules, tables
 from detection.experiments.choices import Budget, Candidate, Choices, candidates
 from detection.experiments.rules import NONE, Rule
-from detection.experiments.runner import KEYS, Outcome, Runner
+from detection.experiments.runner import Outcome, Runner
 from khuvcm_tf import atomic_files
 from khuvcm_tf.results import curves, figures
 from khuvcm_tf.results.rows import Row
@@ -143,8 +143,8 @@ def run(
   tables.write(held_out, output, NAME, rows, metadata)
   figures.write(
     os.path.join(output, "plots"),
-    reconstruction.SHARE,
-    reconstruction.METRICS,
+    tables.SHARE,
+    tables.METRICS,
     curves_of(rows),
     102.0,
   )
@@ -251,12 +251,7 @@ def curves_of(all_rows: Sequence[Row]) -> list[curves.Curve]:
     if origin == "search":
       own = [row for row in own if row["is_chosen"] or "AP" in row["front"].split()]
     points = [
-      curves.Point(
-        ("the choice: " if row["is_chosen"] else "") + row["rule"],
-        100 / row["factor"],
-        {key: 100 * row[key] for key in KEYS},
-      )
-      for row in own
+      tables.point(row, ("the choice: " if row["is_chosen"] else "") + row["rule"]) for row in own
     ]
     if points:
       drawn.append(curves.curve(name, "Rules", style, points))

@@ -10,11 +10,9 @@ from detection.experiments import study, tables
 from detection.experiments.rules import NONE, Rule, RuleError, parse
 from detection.experiments.runner import Runner
 from khuvcm_tf.results import curves, figures
-from khuvcm_tf.results.rows import Quantity, Row
+from khuvcm_tf.results.rows import Row
 
 NAME = "reconstruction"
-SHARE = Quantity("share", "elements kept in %", "", 1)
-METRICS = [Quantity(key, label, "%", 1) for key, label in tables.LABELS.items()]
 
 
 class Reconstruction(NamedTuple):
@@ -83,24 +81,14 @@ def run(runner: Runner, output: str, rules: Mapping[str, Rule]) -> Reconstructio
   rows = [tables.make_row(outcome, unchanged, name=name) for name, outcome in named.items()]
   tables.write(runner, output, NAME, rows)
   drawn = points(rows)
-  figures.write(os.path.join(output, "plots"), SHARE, METRICS[:1], drawn, 105.0)
+  figures.write(os.path.join(output, "plots"), tables.SHARE, tables.METRICS[:1], drawn, 105.0)
   return Reconstruction(rows)
 
 
 def points(rows: Sequence[Row]) -> list[curves.Curve]:
   """Returns a curve of one point for each row: what is kept against what is found, in percent."""
   return [
-    curves.curve(
-      row["name"],
-      "Rules",
-      "strong",
-      [
-        curves.Point(
-          row["rule"], 100 / row["factor"], {key: 100 * row[key] for key in tables.LABELS}
-        )
-      ],
-    )
-    for row in rows
+    curves.curve(row["name"], "Rules", "strong", [tables.point(row, row["rule"])]) for row in rows
   ]
 
 

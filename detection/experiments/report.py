@@ -195,8 +195,8 @@ def _reconstruction(found: Reconstruction, plots: str) -> Section:
       f"than all levels hold. The study says {study.FACTOR} for P3 and P5."
     )
     + report.curves(
-      reconstruction.SHARE,
-      reconstruction.METRICS,
+      tables.SHARE,
+      tables.METRICS,
       reconstruction.points(found.rows),
       names=("Rule", "Text", "Images"),
       hint="A point is a rule.",
@@ -221,8 +221,8 @@ def _key_maps(found: KeyMaps, plots: str) -> Section:
     )
     + report.paragraph(choice_text(found))
     + report.curves(
-      reconstruction.SHARE,
-      reconstruction.METRICS,
+      tables.SHARE,
+      tables.METRICS,
       key_maps.curves_of(found.rows),
       names=("Rules", "Rule", "Images"),
       hint="A point is a rule: those on the search's front of AP, and the study's.",
@@ -293,10 +293,9 @@ def _lead(results: Results) -> str:
 def _left_out(items: Sequence[dict[str, str]]) -> str:
   if not items:
     return ""
-  found = report.bullets((each["file_name"], each["reason"]) for each in items)
-  return Markup(
-    f'<div class="note"><p class="warn">{report.count(len(items), "image")} left out; all numbers '
-    f"are those of the others.</p>{found}</div>"
+  return report.left_out(
+    f"{report.count(len(items), 'image')} left out; all numbers are those of the others.",
+    [(each["file_name"], each["reason"]) for each in items],
   )
 
 

@@ -213,6 +213,11 @@ def max_factor(level: str) -> int:
   return 64 >> LEVELS.index(level)
 
 
+def factors(level: str) -> list[int]:
+  """Returns the factors by which a level is degraded: 2, 4, ... `max_factor`."""
+  return [2**step for step in range(1, max_factor(level).bit_length())]
+
+
 def _apply(
   level: str, term: Term, features: dict[str, tf.Tensor], predictors: Predictors
 ) -> tf.Tensor:

@@ -27,7 +27,7 @@ from detection.coco.detections import to_coco
 from detection.experiments import ExperimentError, features, rules
 from detection.experiments.rules import NONE, Predictors, Rule
 from detection.predictor import ImageFeatures, Predictor
-from khuvcm_tf import __version__
+from khuvcm_tf import __version__, model_folders
 from khuvcm_tf.evaluation import images
 
 KEYS = bootstrap.KEYS
@@ -152,7 +152,7 @@ class Runner:
 
   def _evaluate(self, keys: dict[Rule, str], predictors: Predictors) -> dict[str, Outcome]:
     found = self._find(keys, predictors)
-    truth, outcomes = self._ground_truth(), {}
+    truth, outcomes, total = self._ground_truth(), {}, self.count_elements(NONE.kept())
     bar = tqdm.tqdm(found.items(), desc="AP", unit="rule", leave=False, disable=None)
     for rule, detections in bar:
       numbers = evaluation.evaluate(truth, detections, with_masks=False)
@@ -160,7 +160,7 @@ class Runner:
         rule,
         {key: numbers[key] for key in KEYS},
         self.count_elements(rule.kept()),
-        self.count_elements(NONE.kept()),
+        total,
         functools.partial(self._make_draws, truth, detections),
       )
     return outcomes
@@ -218,25 +218,16 @@ class Runner:
   def _rule_key(self, rule: Rule, predictors: Predictors) -> str:
     """Returns what the detections of a rule depend on, but for the image."""
     digest = hashlib.sha256()
-    for level, term in rule.predicted:
-      for array in predictors[rules.predictor_name(level, term)]:
-        digest.update(np.asarray(array).tobytes())
+    for name in (rules.predictor_name(*each) for each in rule.predicted):
+      arrays = map(np.asarray, predictors[name])
+      model_folders.add_to_digest(digest, dict(zip(("kernel", "bias"), arrays)))
     parts = [__version__, *self.source.description, str(rule), sorted(self._ids.items())]
     return json.dumps([*parts, digest.hexdigest() if rule.predicted else ""], sort_keys=True)
 
   def _ground_truth(self) -> dict[str, list[dict]]:
     """Returns what is in the images that can be read, of the categories that the detector knows."""
-    truth, used = self.dataset.ground_truth, {each.image_id for each in self._records}
-    known = set(self._ids.values())
-    return {
-      "images": [each for each in truth["images"] if each["id"] in used],
-      "annotations": [
-        each
-        for each in truth["annotations"]
-        if each["image_id"] in used and each["category_id"] in known
-      ],
-      "categories": [each for each in truth["categories"] if each["id"] in known],
-    }
+    used = {each.image_id for each in self._records}
+    return evaluation.chosen(self.dataset.ground_truth, used, set(self._ids.values()))
 
 
 def _read(record: Record) -> np.ndarray:

@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from detection.coco import bootstrap
 from detection.experiments import ExperimentError
 from detection.experiments.runner import KEYS, Outcome, Runner
-from khuvcm_tf.results import provenance, rows
-from khuvcm_tf.results.rows import Row
+from khuvcm_tf.results import curves, provenance, rows
+from khuvcm_tf.results.rows import Quantity, Row
 
 LABELS = dict(zip(KEYS, ("AP", "AP50", "AP75", "APs", "APm", "APl")))
 SIZES = {"aps": "small", "apm": "medium", "apl": "large"}
+# The axes of curves of rules.
+SHARE = Quantity("share", "elements kept in %", "", 1)
+METRICS = [Quantity(key, label, "%", 1) for key, label in LABELS.items()]
 _BYTES = 4  # of an element, as float32
 
 
@@ -38,6 +41,11 @@ def make_row(outcome: Outcome, unchanged: Outcome, **more: str | int) -> Row:
     row.update({f"{key}_change": change, f"{key}_low": low, f"{key}_high": high})
   kept = outcome.elements
   return {**row, "elements_kept": kept, "bytes_kept": _BYTES * kept, "factor": outcome.factor}
+
+
+def point(row: Row, label: str) -> curves.Point:
+  """Returns what is kept against what is found, in percent, as a point of a curve."""
+  return curves.Point(label, 100 / row["factor"], {key: 100 * row[key] for key in KEYS})
 
 
 def check_output(output: str, experiment: str) -> None:

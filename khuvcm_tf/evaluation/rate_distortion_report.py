@@ -152,11 +152,9 @@ def _lead(comparison: Comparison) -> str:
 def _left_out(items: Sequence[dict[str, str]]) -> str:
   if not items:
     return ""
-  found = report.bullets((item.get("codec") or item["image"], item["reason"]) for item in items)
-  found = report.details("All of them", found) if len(items) > 10 else found
-  return Markup(
-    f'<div class="note"><p class="warn">{len(items)} left out: the figures below are those of the '
-    f"others.</p>{found}</div>"
+  return report.left_out(
+    f"{len(items)} left out: the figures below are those of the others.",
+    [(item.get("codec") or item["image"], item["reason"]) for item in items],
   )
 
 

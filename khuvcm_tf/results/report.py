@@ -282,6 +282,13 @@ def details(summary: str, body: str) -> Markup:
   return Markup(f"<details><summary>{escape(summary)}</summary>{escape(body)}</details>")
 
 
+def left_out(text: str, reasons: Sequence[tuple[str, str]]) -> Markup:
+  """Returns a warning that items are missing, with the names and reasons of them."""
+  found = bullets(reasons)
+  found = details("All of them", found) if len(reasons) > 10 else found
+  return Markup(f'<div class="note"><p class="warn">{escape(text)}</p>{found}</div>')
+
+
 def bullets(items: Iterable[tuple[str, str]]) -> Markup:
   """Returns a list of names, each with a text."""
   lines = (f"<li><strong>{escape(name)}</strong>: {escape(text)}</li>" for name, text in items)
