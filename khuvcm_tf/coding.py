@@ -4,6 +4,7 @@ model = khuvcm_tf.load("mbt2018_mean_q3")     # a shipped name, a folder, a trai
 data = model.compress(image)                # uint8 [H, W, 3] or [H, W, 1] -> bytes
 image = model.decompress(data)              # the same symbols on every machine
 model.estimate(image)                       # {"z": bits, "y": bits}
+model.compress(image, quality=30)           # of a model of several rates
 
 Codecs of 4:2:0 also take a raw frame (`data.frames.Frame`) as an image, and give it back as such.
 """
@@ -16,7 +17,7 @@ import itertools
 import os
 import re
 from collections.abc import Sequence
-from typing import Callable
+from typing import Callable, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -33,6 +34,10 @@ from khuvcm_tf.ops.padding import padded_size
 # Of a fingerprint's 8 bytes, those of the entropy model; the others are of the synthesis.
 ENTROPY_BYTES = 5
 
+# Qualities of users are 0 .. MAX_QUALITY; those of files 0 .. `bitstream.MAX_QUALITY`.
+MAX_QUALITY = 100
+DEFAULT_QUALITY = 50.0
+
 # Memory of an image's pixel beside the bands, in float32: the image as bytes and floats, padded
 # and cropped, and a second branch's inputs from the first (measured: 25 for RGB, 46 and 40 more for
 # 4:2:0 in two branches).
@@ -44,8 +49,28 @@ _BYTES_PER_LATENT = 80
 _BYTES_AT_LEAST = 3 * 2**30
 
 
+class Prepared(NamedTuple):
+  """An image as far as a model codes it alike for all qualities.
+
+  Attributes:
+    planes: of the codec's input format.
+    first: latents of the first branch, not scaled; [1, h, w, M].
+    input_format, bit_depth: as in a file's header.
+    run: how transforms are applied.
+  """
+
+  planes: Planes
+  first: tf.Tensor
+  input_format: int
+  bit_depth: int
+  run: codec_lib.Run
+
+
 class Model(tf.Module):
   """A trained codec: float transforms, integer entropy models, and the fingerprint of both.
+
+  A model of several rates codes at 256 steps of quality, from the lowest rate to the highest; a
+  model of one rate has step 0 alone.
 
   Args:
     codec: with its weights.
@@ -68,37 +93,85 @@ class Model(tf.Module):
       tf.TensorSpec((1, None, None, channels), codec.plane_dtype)
       for channels in codec.input_format.plane_channels
     )
-    substreams, side = tf.TensorSpec((None,), tf.string), tf.TensorSpec((), tf.int32)
+    depth, dtype = self.entropy_models[0].depth, codec.branches[0].compute_dtype
+    first = tf.TensorSpec((1, None, None, depth), dtype)
+    substreams, number = tf.TensorSpec((None,), tf.string), tf.TensorSpec((), tf.int32)
     # A graph is built when it is first called. Nothing in it branches in Python on tensors;
     # AutoGraph's rewriting would double the first call.
     runs, counts = (codec_lib.plain, codec_lib.in_bands), range(1, len(self.entropy_models) + 1)
-    self._encode = {run: _graph(self.encode, run, planes) for run in runs}
-    self._estimate = {run: _graph(self._bits, run, planes) for run in runs}
+    self._analyze = {run: _graph(self._first_latents, run, planes) for run in runs}
+    self._encode, self._estimate, self._reconstruct = (
+      {run: _graph(function, run, planes, first, number) for run in runs}
+      for function in (self._substreams, self._bits, self._reconstructed)
+    )
     self._decode = {
       (run, count): _graph(
-        functools.partial(self.decode, branches=count), run, substreams, side, side
+        functools.partial(self.decode, branches=count), run, substreams, number, number, number
       )
       for run, count in itertools.product(runs, counts)
     }
 
-  def compress(self, image: np.ndarray | frames.Frame) -> bytes:
+  def compress(self, image: np.ndarray | frames.Frame, quality: float | None = None) -> bytes:
     """Compresses an image.
 
     Args:
       image: uint8 [H, W, 3] (RGB) or [H, W, 1] (grey), or a frame of raw 4:2:0 video for codecs of
         4:2:0; sides of 1 to 65,535.
+      quality: 0 (least bytes) to 100, of a model of several rates; None: its default.
 
     Returns:
       The content of a .kvc file.
 
     Raises:
-      ModelError: the image is of another shape or type, or cannot be coded.
+      ModelError: the image is of another shape or type, or cannot be coded; the model has no such
+        quality.
     """
+    step = self.step(quality)
+    return self.file(self.prepare(image), step)
+
+  def step(self, quality: float | None) -> int:
+    """Returns the step of a quality, 0 .. 255, as files have it; `compress` has the rest."""
+    if self.codec.num_qualities is None:
+      if quality is not None:
+        raise ModelError(
+          f"a model of one rate was given quality {quality:g}, expected none; leave it out, or use a "
+          "model of several rates such as mbt2018_variable"
+        )
+      return 0
+    if quality is None:
+      quality = self.description.get("default_quality", DEFAULT_QUALITY)
+    if not 0 <= quality <= MAX_QUALITY:
+      raise ModelError(f"quality is {quality:g}, expected 0 to {MAX_QUALITY}")
+    return round(bitstream.MAX_QUALITY * quality / MAX_QUALITY)
+
+  def prepare(self, image: np.ndarray | frames.Frame) -> Prepared:
+    """Does what is the same for all qualities; arguments and errors are those of `compress`."""
     with _inputs_named():
-      planes, input_format, bits = self._planes(image)
-      substreams = self._encode[self._run(planes)](planes).numpy().tolist()
-    header = bitstream.Header(self.fingerprint, input_format, bits, *planes[0].shape[1:3])
-    return bitstream.pack(header, substreams)
+      planes, input_format, bit_depth = self._planes(image)
+      run = self.codec.run_for(*planes[0].shape[1:3])
+      return Prepared(planes, self._analyze[run](planes), input_format, bit_depth, run)
+
+  def file(self, prepared: Prepared, step: int) -> bytes:
+    """Returns the content of the .kvc file of an image at a step of quality."""
+    with _inputs_named():
+      substreams = self._encode[prepared.run](prepared.planes, prepared.first, step)
+    size = prepared.planes[0].shape[1:3]
+    header = bitstream.Header(
+      self.fingerprint, prepared.input_format, prepared.bit_depth, *size, step
+    )
+    return bitstream.pack(header, substreams.numpy().tolist(), self._format_version)
+
+  def bits(self, prepared: Prepared, step: int) -> dict[str, float]:
+    """Returns the bits that the integer tables give to each substream at a step of quality."""
+    with _inputs_named():
+      bits = self._estimate[prepared.run](prepared.planes, prepared.first, step)
+    return dict(zip(self.codec.substreams, bits.numpy().tolist()))
+
+  def decoded(self, prepared: Prepared, step: int) -> np.ndarray | frames.Frame:
+    """Returns what the file at a step of quality decodes to, without coding it."""
+    with _inputs_named():
+      planes = self._reconstruct[prepared.run](prepared.planes, prepared.first, step)
+    return self._image(planes, prepared.input_format, prepared.bit_depth)
 
   def decompress(
     self,
@@ -126,7 +199,7 @@ class Model(tf.Module):
     """
     header, substreams = bitstream.parse(data, max_pixels)
     self._check_fingerprint(header.fingerprint, allow_other_synthesis)
-    self._check_kind(header.input_format, len(substreams))
+    self._check_kind(header, len(substreams))
     if luma_only and len(self.entropy_models) == 1:
       raise ModelError(
         f"a model of codec {self.description['codec']} codes luma and chroma together, expected "
@@ -135,41 +208,33 @@ class Model(tf.Module):
     self._check_memory(header.height, header.width)
     size = header.height, header.width
     branches = 1 if luma_only else len(self.entropy_models)
-    planes, exact = self._decode[self.codec.run_for(*size), branches](substreams, *size)
+    planes, exact = self._decode[self.codec.run_for(*size), branches](
+      substreams, *size, header.quality
+    )
     if not exact:
       raise bitstream.BitstreamError(_INEXACT)
-    input_format = self.codec.input_format
-    if header.input_format == bitstream.YCBCR420 and not luma_only:
-      y, uv = input_format.planes_to_frame(planes, header.bit_depth)
-      return planes_to_frame(y.numpy(), uv.numpy(), header.bit_depth)
-    is_grey = luma_only or header.input_format == bitstream.GREY
-    return input_format.planes_to_image(planes, tf.constant(is_grey)).numpy()
+    input_format = bitstream.GREY if luma_only else header.input_format
+    return self._image(planes, input_format, header.bit_depth)
 
-  def estimate(self, image: np.ndarray | frames.Frame) -> dict[str, float]:
+  def estimate(
+    self, image: np.ndarray | frames.Frame, quality: float | None = None
+  ) -> dict[str, float]:
     """Returns the bits that the integer tables give to each substream of an image.
 
     Raises:
       ModelError: as `compress`.
     """
-    with _inputs_named():
-      planes, _, _ = self._planes(image)
-      bits = self._estimate[self._run(planes)](planes)
-    return dict(zip(self.codec.substreams, bits.numpy().tolist()))
-
-  def encode(self, run: codec_lib.Run, planes: Planes) -> tf.Tensor:
-    """Encodes planes as TensorFlow ops.
-
-    Args:
-      run: how transforms are applied.
-      planes: of the codec's input format.
-
-    Returns:
-      The substreams, string [n].
-    """
-    return self._coded(run, planes, lambda model, y, z: model.encode(y, z))
+    step = self.step(quality)
+    return self.bits(self.prepare(image), step)
 
   def decode(
-    self, run: codec_lib.Run, substreams: tf.Tensor, height, width, branches: int | None = None
+    self,
+    run: codec_lib.Run,
+    substreams: tf.Tensor,
+    height,
+    width,
+    step,
+    branches: int | None = None,
   ):
     """Decodes planes as TensorFlow ops.
 
@@ -177,6 +242,7 @@ class Model(tf.Module):
       run: how transforms are applied.
       substreams: string [n].
       height, width: of the image in pixels.
+      step: of quality, an int32 scalar.
       branches: how many of the first ones are decoded; None: all.
 
     Returns:
@@ -185,28 +251,41 @@ class Model(tf.Module):
     rows, columns = (
       padded_size(side, self.codec.stride) // self.codec.latent_stride for side in (height, width)
     )
-    context, exact, first = codec_lib.Context(run), True, 0
-    for branch, model in zip(self.codec.branches, self.entropy_models[:branches]):
+    y_hats, exact, first = [], True, 0
+    for model in self.entropy_models[:branches]:
       last = first + len(model.substreams)
       decoded = model.decode(substreams[first:last], rows, columns)
-      context = context.after(branch, decoded.y_hat)
+      y_hats.append(decoded.y_hat)
       exact, first = exact & decoded.exact, last
-    return self.codec.reconstruction(context, height, width), exact
+    return self.codec.decode(y_hats, height, width, self._quality(step), run), exact
 
-  def compress_graph(self, planes: Planes, input_format, bits) -> tf.Tensor:
+  def compress_graph(self, planes: Planes, input_format, bits, quality=None) -> tf.Tensor:
     """`compress` of planes as TensorFlow ops.
 
     Args:
       planes: of the codec's input format.
       input_format, bits: int32 scalars, for the header.
+      quality: 0 .. 100, a float scalar, of a model of several rates; None of one rate.
 
     Returns:
       Scalar string.
     """
     height, width = tf.unstack(tf.shape(planes[0])[1:3])
     fingerprint = tf.constant(self.fingerprint)
-    header = bitstream.Header(fingerprint, input_format, bits, height, width)
-    return bitstream_ops.pack(header, self.encode(codec_lib.in_bands, planes))
+    step, checks = 0, []
+    if quality is not None:
+      steps = tf.cast(quality, tf.float64) * bitstream.MAX_QUALITY / MAX_QUALITY
+      step = tf.cast(tf.round(steps), tf.int32)
+      in_range = (quality >= 0) & (quality <= MAX_QUALITY)
+      checks = [
+        tf.debugging.Assert(in_range, [f"quality is out of range, expected 0 to {MAX_QUALITY}"])
+      ]
+    with tf.control_dependencies(checks):
+      step = tf.identity(step)
+    header = bitstream.Header(fingerprint, input_format, bits, height, width, step)
+    run = codec_lib.in_bands
+    substreams = self._substreams(run, planes, self._first_latents(run, planes), step)
+    return bitstream_ops.pack(header, substreams, self._format_version)
 
   def decompress_graph(self, data: tf.Tensor, *input_formats: int):
     """`decompress` to planes as TensorFlow ops, of files that hold one of the input formats.
@@ -237,7 +316,8 @@ class Model(tf.Module):
       ]
     with tf.control_dependencies(checks):
       header, substreams = tf.nest.map_structure(tf.identity, (header, substreams))
-    planes, exact = self.decode(codec_lib.in_bands, substreams, header.height, header.width)
+    size = header.height, header.width
+    planes, exact = self.decode(codec_lib.in_bands, substreams, *size, header.quality)
     with tf.control_dependencies([tf.debugging.Assert(exact, [_INEXACT])]):
       return tf.nest.map_structure(tf.identity, (planes, header))
 
@@ -255,31 +335,68 @@ class Model(tf.Module):
     input_format = bitstream.GREY if image.shape[2] == 1 else bitstream.RGB
     return form.image_to_planes(tf.constant(image), dtype), input_format, 8
 
-  def _run(self, planes: Planes) -> codec_lib.Run:
-    return self.codec.run_for(*planes[0].shape[1:3])
+  def _image(self, planes: Planes, input_format: int, bit_depth: int):
+    """Returns the image or frame of planes."""
+    form = self.codec.input_format
+    if input_format == bitstream.YCBCR420:
+      y, uv = form.planes_to_frame(planes, bit_depth)
+      return planes_to_frame(y.numpy(), uv.numpy(), bit_depth)
+    return form.planes_to_image(planes, tf.constant(input_format == bitstream.GREY)).numpy()
 
-  def _bits(self, run: codec_lib.Run, planes: Planes) -> tf.Tensor:
-    return self._coded(run, planes, lambda model, y, z: list(model.estimate(y, z).values()))
+  @property
+  def _format_version(self) -> int:
+    """Of the files: models of one rate write the first, which older programs read, too."""
+    return 1 if self.codec.num_qualities is None else 2
 
-  def _coded(self, run: codec_lib.Run, planes: Planes, code: Callable) -> tf.Tensor:
+  def _quality(self, step: tf.Tensor) -> tf.Tensor | None:
+    """Returns q of a step of quality, float64; None of a model of one rate."""
+    count = self.codec.num_qualities
+    if count is None:
+      return None
+    return tf.cast(step, tf.float64) * ((count - 1) / bitstream.MAX_QUALITY)
+
+  def _first_latents(self, run: codec_lib.Run, planes: Planes) -> tf.Tensor:
+    """Returns latents of the first branch before they are scaled: of all qualities."""
+    return self.codec.branches[0].analyze(self.codec.samples(planes), codec_lib.Context(run))
+
+  def _substreams(self, *inputs) -> tf.Tensor:
+    """Returns the substreams, string [n]; inputs are those of `_coded`."""
+    return tf.concat(self._coded(*inputs, lambda model, y, z: model.encode(y, z)), 0)
+
+  def _bits(self, *inputs) -> tf.Tensor:
+    coded = self._coded(*inputs, lambda model, y, z: list(model.estimate(y, z).values()))
+    return tf.concat(coded, 0)
+
+  def _reconstructed(self, run: codec_lib.Run, planes: Planes, first: tf.Tensor, step) -> Planes:
+    y_hats = self._coded(run, planes, first, step, lambda model, y, z: model.y_hat(y, z))
+    height, width = tf.unstack(tf.shape(planes[0])[1:3])
+    return self.codec.decode(y_hats, height, width, self._quality(step), run)
+
+  def _coded(
+    self, run: codec_lib.Run, planes: Planes, first: tf.Tensor, step, code: Callable
+  ) -> list:
     """Codes the latents of planes, one branch after the other.
 
     Args:
       run: how transforms are applied.
       planes: of the codec's input format.
-      code: (integer entropy model, y, z) -> its substreams, or their bits.
+      first: of `_first_latents`.
+      step: of quality, an int32 scalar.
+      code: (integer entropy model, y, z) -> its substreams, their bits or their like.
 
     Returns:
-      The results of `code` for all substreams, [n].
+      The results of `code`.
     """
-    x, context, coded = self.codec.samples(planes), codec_lib.Context(run), []
+    quality = self._quality(step)
+    x, context, coded = self.codec.samples(planes), codec_lib.Context(run, quality), []
     for branch, model in zip(self.codec.branches, self.entropy_models):
-      y = branch.analyze(x, context)
+      y = branch.analyze(x, context) if coded else first
+      y = branch.scaled(y, quality)
       z = branch.entropy_model.side_information(y)
       coded.append(code(model, y, z))
       if branch is not self.codec.branches[-1]:
         context = context.after(branch, model.y_hat(y, z))
-    return tf.concat(coded, axis=0)
+    return coded
 
   def check_frames(self):
     """Raises ModelError where raw frames cannot be compressed: the codec is not one of 4:2:0."""
@@ -289,8 +406,14 @@ class Model(tf.Module):
         "frames (luma_chroma420 or cross_component); convert the frame to RGB, or use such a model"
       )
 
-  def _check_kind(self, input_format: int, number: int):
+  def _check_kind(self, header: bitstream.Header, number: int):
     """Raises BitstreamError where a file does not hold what the model codes."""
+    input_format = header.input_format
+    if header.quality and self.codec.num_qualities is None:
+      raise bitstream.BitstreamError(
+        f"the file has quality {header.quality}, expected 0 for a model of one rate; use the model "
+        "that wrote it"
+      )
     known = {bitstream.RGB: "RGB", bitstream.GREY: "grey"}
     if self.codec.input_format.has_frames:
       known[bitstream.YCBCR420] = "YCbCr 4:2:0"

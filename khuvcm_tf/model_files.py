@@ -75,10 +75,15 @@ def save(
       f"whose weights fit {weights_dtype}; train it again at a lower learning rate"
     )
   codec.assign_weights(weights)
-  latents = [codec.latents(codec.planes(image[np.newaxis])) for image in images]
+  qualities = codec.qualities
+  latents = [
+    codec.latents(codec.planes(image[np.newaxis]), quality)
+    for quality in qualities
+    for image in images
+  ]
   try:
     conversions = [
-      calibration.convert(branch.entropy_model, y, MAX_LOSS)
+      calibration.convert(branch.entropy_model, y, MAX_LOSS, len(qualities))
       for branch, y in zip(codec.branches, zip(*latents))
     ]
   except (ValueError, tf.errors.InvalidArgumentError) as error:
@@ -90,7 +95,7 @@ def save(
   entropy_models = [conversion.model for conversion in conversions]
   arrays = dict(zip(codec.branches, (model.to_arrays() for model in entropy_models)))
   integers = codec.prefixed(arrays.get)
-  # Of the branch where it is the greatest.
+  # Of the branch, and of the quality, where it is the greatest.
   loss = max(conversion.loss for conversion in conversions)
   description = {"format": FORMAT, **description, "integer_loss": loss}
   fingerprint = _fingerprint(description["codec"], integers, weights)

@@ -74,7 +74,7 @@ class TestCompress:
   def test_writes_the_fingerprint_the_size_and_the_format(self, model, image):
     for source, kind in ((image, bitstream.RGB), (image[..., :1], bitstream.GREY)):
       header, substreams = bitstream.parse(model.compress(source))
-      assert header == (model.fingerprint, kind, 8, 40, 70)
+      assert header == bitstream.Header(model.fingerprint, kind, 8, 40, 70)
       assert len(substreams) == 2
 
   def test_takes_grey_images_with_and_without_an_axis_of_channels(self, model, image):

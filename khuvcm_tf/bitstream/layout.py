@@ -56,6 +56,8 @@ class Header(NamedTuple):
       scalars in `ops`.
     bit_depth: bits per sample, 8 or 10.
     height, width: luma pixels, 1..65535.
+    quality: of models of several rates, 0..255 for the lowest to the highest; else 0. Not in
+      version 1.
   """
 
   fingerprint: bytes
@@ -63,6 +65,7 @@ class Header(NamedTuple):
   bit_depth: int
   height: int
   width: int
+  quality: int = 0
 
 
 class Field(NamedTuple):
@@ -115,17 +118,19 @@ class Layout(NamedTuple):
     return {name: Header._field_defaults[name] for name in Header._fields if name not in present}
 
 
+_FIXED = (
+  Field("fingerprint", BYTES, size=8),
+  Field("input_format", BYTE, high=YCBCR420),
+  Field("bit_depth", BYTE),  # Its values depend on the input format: `_value_checks`.
+)
+_SIDES = (
+  Field("height", VARINT, low=1, high=MAX_SIDE),
+  Field("width", VARINT, low=1, high=MAX_SIDE),
+)
+MAX_QUALITY = 255
 LAYOUTS = {
-  1: Layout(
-    1,
-    (
-      Field("fingerprint", BYTES, size=8),
-      Field("input_format", BYTE, high=YCBCR420),
-      Field("bit_depth", BYTE),  # Its values depend on the input format: `_value_checks`.
-      Field("height", VARINT, low=1, high=MAX_SIDE),
-      Field("width", VARINT, low=1, high=MAX_SIDE),
-    ),
-  ),
+  1: Layout(1, (*_FIXED, *_SIDES)),
+  2: Layout(2, (*_FIXED, Field("quality", BYTE, high=MAX_QUALITY), *_SIDES)),
 }
 
 # Shorter files are refused before their version is looked at: a header whose varints have one byte
@@ -142,7 +147,7 @@ TEXTS = {
   "copy it again from its source",
   "MAGIC": "not a .kvc file: its first bytes are 0x{found:08x}, expected 0x{expected:08x} (KVC and "
   "the version); check the name of the file",
-  "VERSION": "the file has format version {found}, expected {expected}; "
+  "VERSION": "the file has format version {found}, expected 1 to {expected}; "
   "read it with the program that wrote it or a newer one",
   "FLAGS": "the file has unknown flags: found {found}, expected {expected}; "
   "read it with the program that wrote it or a newer one",
@@ -168,6 +173,8 @@ TEXTS = {
   "most {expected}; compress the image again",
   # Of writers only.
   "FINGERPRINT": "wrong fingerprint of the model: found {found} bytes, expected {expected}; "
+  "take it from the model",
+  "QUALITY": "quality out of range: found {found}, expected 0 to {expected}; "
   "take it from the model",
   "ABSENT": "the version of the file lacks a field of the header: found the value {found}, "
   "expected the default {expected}; write a newer version",

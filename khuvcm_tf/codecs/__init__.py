@@ -44,12 +44,16 @@ def names() -> list[str]:
   return list(_BUILDERS)
 
 
-def create(name: str, dtype: str = "float32", **arguments) -> Codec:
+def create(
+  name: str, dtype: str = "float32", num_qualities: int | None = None, **arguments
+) -> Codec:
   """Builds a codec with fresh weights.
 
   Args:
     name: one of `names()`.
     dtype: of the transforms: "float32", "float64", or a Keras policy such as "mixed_bfloat16".
+    num_qualities: K, anchor qualities of a codec of several rates, 2 or more (`layers.Gain`); None
+      for one rate.
     **arguments: of the codec's `build`. Fields of its `entropy_config` may be given one by one, as
       models of earlier versions have them.
 
@@ -69,10 +73,18 @@ def create(name: str, dtype: str = "float32", **arguments) -> Codec:
   config = {key: arguments.pop(key) for key in EntropyModelConfig._fields if key in arguments}
   if config:
     arguments["entropy_config"] = {**config, **(arguments.get("entropy_config") or {})}
+  if num_qualities is not None and (type(num_qualities) is not int or num_qualities < 2):
+    raise errors.Error(
+      f"`num_qualities` is {num_qualities!r}, expected an integer of 2 or more; leave it out for a "
+      "codec of one rate"
+    )
   policy = tf.keras.mixed_precision.global_policy()
   tf.keras.mixed_precision.set_global_policy(dtype)
   try:
-    return _BUILDERS[name](**arguments)
+    codec = _BUILDERS[name](**arguments)
+    if num_qualities is not None:
+      codec.add_gains(num_qualities)
+    return codec
   except (TypeError, ValueError) as error:
     raise errors.Error(f"codec {name} was not built from {arguments}: {error}") from error
   finally:

@@ -1,6 +1,7 @@
 """What a codec is: an input format, and branches of analysis, entropy model and synthesis.
 
-Letters: x samples [B, H, W, C]; y latents [B, h, w, M]; a hat marks their reconstruction.
+Letters: x samples [B, H, W, C]; y latents [B, h, w, M]; a hat marks their reconstruction; q the
+quality of a codec of several rates, a real number of 0 .. K - 1.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import tensorflow as tf
 from khuvcm_tf.codecs import input_format as input_format_lib
 from khuvcm_tf.codecs.input_format import Planes
 from khuvcm_tf.entropy import entropy_model as entropy_model_lib
-from khuvcm_tf.layers import Transform, assign_by_name
+from khuvcm_tf.layers import Gain, Transform, assign_by_name, first_log_gains
 from khuvcm_tf.ops import padding
 
 # How a transform is applied: as a plain network, or in bands.
@@ -31,7 +32,7 @@ def in_bands(transform: Transform, x: tf.Tensor) -> tf.Tensor:
 
 
 class DecodedBranch(NamedTuple):
-  """The reconstruction of a branch: its latents, and its samples."""
+  """The reconstruction of a branch: its latents, as the synthesis takes them, and its samples."""
 
   y_hat: tf.Tensor
   x_hat: tf.Tensor
@@ -42,24 +43,28 @@ class Context(NamedTuple):
 
   Attributes:
     run: how transforms are applied, `plain` or `in_bands`.
+    quality: q, a scalar or of each image [B]; None for codecs of one rate.
     decoded: the branches before it.
   """
 
   run: Run
+  quality: tf.Tensor | None = None
   decoded: tuple[DecodedBranch, ...] = ()
 
   def after(self, branch: Branch, y_hat: tf.Tensor) -> Context:
-    """Returns the context of the next branch, given the latents of `branch`."""
-    y_hat = tf.cast(y_hat, branch.compute_dtype)
-    decoded = DecodedBranch(y_hat, branch.synthesize(y_hat, self))
-    return self._replace(decoded=(*self.decoded, decoded))
+    """Returns the context of the next branch, given the decoded latents of `branch`."""
+    return self._replace(decoded=(*self.decoded, branch.decode(y_hat, self)))
 
 
 class Branch(tf.keras.layers.Layer):
   """y = g_a(x), x_hat = g_s(y_hat), and the entropy model of y between them.
 
   Most codecs have one branch, which codes all channels of the samples. Where there are several,
-  each codes some of the channels, and may depend on what is decoded of those before it.
+  each codes some of the channels, and may depend on what is decoded of those before it: such
+  branches define `analyze` and `synthesize` anew.
+
+  With gains (`add_gains`) y = gain(q) g_a(x) and x_hat = g_s(gain'(q) y_hat), whatever `analyze`
+  and `synthesize` are; the entropy model sees the scaled latents alone.
 
   Args:
     g_a: the analysis transform.
@@ -77,14 +82,36 @@ class Branch(tf.keras.layers.Layer):
   ):
     super().__init__(name=name)
     self.g_a, self.g_s, self.entropy_model = g_a, g_s, entropy_model
+    self.gains: dict[str, Gain] = {}
+
+  def add_gains(self, num_qualities: int):
+    """Gives the branch gains for `num_qualities` anchor qualities; lambda doubles at each."""
+    octaves = np.arange(num_qualities) - (num_qualities - 1) / 2
+    first = first_log_gains(octaves, self.entropy_model.latent_depth)
+    self.gains = {
+      name: Gain(values, name)
+      for name, values in (("analysis_gain", first), ("synthesis_gain", -first))
+    }
 
   @property
   def networks(self) -> dict[str, tf.keras.layers.Layer]:
     """All parts that have weights, by name; names of the decoder's begin with `synthesis`."""
-    return {"analysis": self.g_a, "synthesis": self.g_s, **self.entropy_model.networks}
+    parts = {"analysis": self.g_a, "synthesis": self.g_s}
+    return {**parts, **self.entropy_model.networks, **self.gains}
+
+  def scaled(self, y: tf.Tensor, quality: tf.Tensor | None) -> tf.Tensor:
+    """Returns what is coded of the latents y that `analyze` gives."""
+    return self.gains["analysis_gain"](y, quality) if self.gains else y
+
+  def decode(self, y_hat: tf.Tensor, context: Context) -> DecodedBranch:
+    """Returns the reconstruction of what was coded."""
+    y_hat = tf.cast(y_hat, self.compute_dtype)
+    if self.gains:
+      y_hat = self.gains["synthesis_gain"](y_hat, context.quality)
+    return DecodedBranch(y_hat, self.synthesize(y_hat, context))
 
   def analyze(self, x: tf.Tensor, context: Context) -> tf.Tensor:
-    """Returns y of samples x, which hold the channels of all branches."""
+    """Returns latents of samples x, which hold the channels of all branches."""
     return context.run(self.g_a, x)
 
   def synthesize(self, y_hat: tf.Tensor, context: Context) -> tf.Tensor:
@@ -98,6 +125,9 @@ class Codec(tf.keras.Model):
   Args:
     input_format: from inputs to the networks' samples and back.
     *branches: in the order in which they are coded.
+
+  Attributes:
+    num_qualities: K of a codec of several rates (`add_gains`), None of one rate.
   """
 
   def __init__(self, input_format: input_format_lib.InputFormat, *branches: Branch):
@@ -105,6 +135,18 @@ class Codec(tf.keras.Model):
     super().__init__(autocast=False)
     self.input_format = input_format
     self.branches = list(branches)
+    self.num_qualities: int | None = None
+
+  def add_gains(self, num_qualities: int):
+    """Makes this a codec of several rates, with gains in all branches."""
+    self.num_qualities = num_qualities
+    for branch in self.branches:
+      branch.add_gains(num_qualities)
+
+  @property
+  def qualities(self) -> list[float | None]:
+    """q of the anchor qualities; that of a codec of one rate is None."""
+    return [None] if self.num_qualities is None else [float(k) for k in range(self.num_qualities)]
 
   @property
   def latent_stride(self) -> int:
@@ -189,41 +231,51 @@ class Codec(tf.keras.Model):
     x_hat = tf.concat([each.x_hat for each in context.decoded], axis=-1)
     return self.input_format.from_samples(tf.cast(x_hat, self.plane_dtype), height, width)
 
-  def call(self, planes: Planes, training: bool = False):
+  def call(self, planes: Planes, training: bool = False, quality: tf.Tensor | None = None):
     """Codes inputs in floats, as training and its validation need it.
 
     Args:
       planes: of inputs of any size.
       training: whether rounding is replaced by its differentiable stand-in.
+      quality: q, a scalar or of each image [B]; None for codecs of one rate.
 
     Returns:
       The decoded planes, neither rounded nor clipped, and {substream: bits [B]}.
     """
-    x, context, bits = self.samples(planes), Context(plain), {}
+    x, context, bits = self.samples(planes), Context(plain, quality), {}
     for branch in self.branches:
-      y = branch.analyze(x, context)
+      y = branch.scaled(branch.analyze(x, context), quality)
       y_hat, bits[branch] = branch.entropy_model(y, training=training)
       context = context.after(branch, y_hat)
     height, width = tf.unstack(tf.shape(planes[0])[1:3])
     return self.reconstruction(context, height, width), self.prefixed(bits.get, "_")
 
-  def latents(self, planes: Planes) -> list[tf.Tensor]:
+  def latents(self, planes: Planes, quality: float | None = None) -> list[tf.Tensor]:
     """Returns y of each branch, in bands; later branches get what floats decode of earlier ones."""
-    x, context, found = self.samples(planes), Context(in_bands), []
+    x, context, found = self.samples(planes), Context(in_bands, quality), []
     for branch in self.branches:
-      found.append(branch.analyze(x, context))
+      found.append(branch.scaled(branch.analyze(x, context), quality))
       if branch is not self.branches[-1]:
         context = context.after(branch, branch.entropy_model(found[-1])[0])
     return found
 
-  def decode(self, y_hats: Sequence[tf.Tensor], height, width) -> Planes:
-    """Returns the planes of latents of all branches, or of the first ones, in bands.
+  def decode(
+    self,
+    y_hats: Sequence[tf.Tensor],
+    height,
+    width,
+    quality: tf.Tensor | float | None = None,
+    run: Run = in_bands,
+  ) -> Planes:
+    """Returns the planes of latents of all branches, or of the first ones.
 
     Args:
       y_hats: [B, h, w, M] of each branch.
       height, width: of the input in pixels.
+      quality: q; None for codecs of one rate.
+      run: how transforms are applied.
     """
-    context = Context(in_bands)
+    context = Context(run, quality)
     for branch, y_hat in zip(self.branches, y_hats):
       context = context.after(branch, y_hat)
     return self.reconstruction(context, height, width)

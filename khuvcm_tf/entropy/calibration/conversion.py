@@ -33,7 +33,10 @@ class Conversion(NamedTuple):
 
 @functools.singledispatch
 def convert(
-  floats: entropy_model.EntropyModel, latents: Sequence[np.ndarray], max_loss: float
+  floats: entropy_model.EntropyModel,
+  latents: Sequence[np.ndarray],
+  max_loss: float,
+  qualities: int = 1,
 ) -> Conversion:
   """Converts a trained entropy model to integers.
 
@@ -41,6 +44,8 @@ def convert(
     floats: the trained model.
     latents: y [1, h, w, M] of several images, h and w multiples of 4.
     max_loss: the greatest acceptable relative loss of bits.
+    qualities: of how many qualities the latents are, as many of each, one after the other. The
+      loss is that of the quality where it is the greatest.
 
   Raises:
     ValueError: the loss is greater at any bit width.
@@ -49,17 +54,17 @@ def convert(
 
 
 @convert.register
-def _(floats: factorized_model.FactorizedModel, latents, max_loss):
+def _(floats: factorized_model.FactorizedModel, latents, max_loss, qualities=1):
   medians = tables.fixed_point_medians(floats.prior)
   model = IntegerFactorized(medians, tables.assemble(tables.z_alphabets(floats.prior, medians)))
-  float_bits = sum(for_rate(floats.element_bits(y)[1]["y"]) for y in latents)
-  loss = conversion_loss(model, latents, latents, float_bits)
+  float_bits = [for_rate(floats.element_bits(y)[1]["y"]) for y in latents]
+  loss = conversion_loss(model, latents, latents, float_bits, qualities)
   networks.check_loss(loss, max_loss)
   return Conversion(model, loss)
 
 
 @convert.register
-def _(floats: hyperprior.Hyperprior, latents, max_loss):
+def _(floats: hyperprior.Hyperprior, latents, max_loss, qualities=1):
   medians, z, z_hat = rounded_side_information(floats, latents)
   cdf_tables = tables.assemble(
     tables.z_alphabets(floats.prior, medians) + tables.gaussian_alphabets()
@@ -82,7 +87,7 @@ def _(floats: hyperprior.Hyperprior, latents, max_loss):
   return Conversion(
     *networks.search_bit_widths(
       build,
-      lambda model: conversion_loss(model, latents, z, float_bits),
+      lambda model: conversion_loss(model, latents, z, float_bits, qualities),
       list(itertools.product((9, 10), repeat=len(layers) - 1)),
       max_loss,
     )
@@ -90,7 +95,7 @@ def _(floats: hyperprior.Hyperprior, latents, max_loss):
 
 
 @convert.register
-def _(floats: context.ContextModel, latents, max_loss):
+def _(floats: context.ContextModel, latents, max_loss, qualities=1):
   medians, z, z_hat = rounded_side_information(floats, latents)
   cdf_tables = tables.assemble(tables.z_alphabets(floats.prior, medians))
   mixtures = MixtureCoder(tables.mixture_tables(), floats.num_mixtures)
@@ -145,7 +150,7 @@ def _(floats: context.ContextModel, latents, max_loss):
   return Conversion(
     *networks.search_bit_widths(
       build,
-      lambda model: conversion_loss(model, latents, z, float_bits),
+      lambda model: conversion_loss(model, latents, z, float_bits, qualities),
       [(width,) * (len(hyper) - 1) + parameter_bits for width in (9, 10)],
       max_loss,
     )
@@ -163,11 +168,11 @@ def rounded_side_information(floats: entropy_model.HyperpriorBase, latents):
   return medians, z, [np.rint(each - medians / SCALE) + medians / SCALE for each in z]
 
 
-def bits_of_floats(floats: entropy_model.EntropyModel, latents, medians: np.ndarray) -> float:
-  """Returns the bits of all latents by the float model, rounded around a file's medians."""
+def bits_of_floats(floats: entropy_model.EntropyModel, latents, medians: np.ndarray) -> list[float]:
+  """Returns the bits of each image by the float model, rounded around a file's medians."""
   medians = tf.constant(medians / SCALE, tf.float32)
   bits = (floats.element_bits(y, medians=medians)[1] for y in latents)
-  return sum(for_rate(each) for of_image in bits for each in of_image.values())
+  return [sum(map(for_rate, of_image.values())) for of_image in bits]
 
 
 def for_rate(bits: tf.Tensor) -> float:
@@ -179,15 +184,24 @@ def for_rate(bits: tf.Tensor) -> float:
 
 
 def conversion_loss(
-  model: IntegerEntropyModel, latents, side_information, float_bits: float
+  model: IntegerEntropyModel,
+  latents,
+  side_information,
+  float_bits: Sequence[float],
+  qualities: int,
 ) -> float:
-  """Returns by how much the integer model's bits exceed the float model's, as a share of them."""
+  """Returns by how much the integer model's bits exceed the float model's, as a share of them.
+
+  Of several qualities it is the greatest share.
+  """
   signature = [
     tf.TensorSpec((1, None, None, each[0].shape[-1]), each[0].dtype)
     for each in (latents, side_information)
   ]
   estimate = tf.function(model.estimate, signature, autograph=False)
-  bits = sum(
+  bits = [
     sum(float(each) for each in estimate(y, z).values()) for y, z in zip(latents, side_information)
-  )
-  return bits / float_bits - 1.0
+  ]
+  sums = (np.reshape(each, [qualities, -1]).sum(axis=1) for each in (bits, float_bits))
+  of_integers, of_floats = sums
+  return float(np.max(of_integers / of_floats)) - 1.0
