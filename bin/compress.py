@@ -1,6 +1,7 @@
 """Compresses images and raw video frames to .kvc files.
 
-  python bin/compress.py --model=mbt2018_mean --input=photo.png --output=photo.kvc
+  python bin/compress.py --input=photo.png --output=photo.kvc --quality=30
+  python bin/compress.py --input=photo.png --output=photo.kvc --target_bytes=50000
   python bin/compress.py --model=W --input=photos/ --output=compressed/
   python bin/compress.py --model=W --input=clip.y4m --frames=0:10 --output=compressed/
 

@@ -1,10 +1,12 @@
 """Evaluates a model on images: bytes of real files, all metrics, seconds.
 
-  python bin/evaluate.py --model=mbt2018_mean --images='kodak/*.png' --output=results
+  python bin/evaluate.py --images='kodak/*.png' --output=results
+  python bin/evaluate.py --model=mbt2018_variable@30,50,80 --images='kodak/*.png' --output=results
 
 Prints a table and writes results.csv and results.json into --output. Each image is compressed to
-a file and decompressed from it. An image that cannot be read or coded is named and left out; the
-others are evaluated, and the exit code is 1.
+a file and decompressed from it, at each quality behind the @ of a model of several rates. An image
+that cannot be read or coded is named and left out; the others are evaluated, and the exit code is
+1.
 """
 
 from khuvcm_tf import options, program

@@ -1,8 +1,9 @@
 """Exports a model as a SavedModel that needs no Python code of this package.
 
-  python bin/export.py --model=mbt2018_mean --output=exported/
+  python bin/export.py --model=mbt2018_variable --output=exported/
 
-Its signatures are `compress` (image: uint8 [H, W, 3] or [H, W, 1] -> data: string) and
+Its signatures are `compress` (image: uint8 [H, W, 3] or [H, W, 1] -> data: string; of models of
+several rates also quality: float32, 0 .. 100) and
 `decompress` (data -> image). It loads in TensorFlow 2.14 with tensorflow_compression, and in
 newer TensorFlow with tensorflow_compression_ops.
 """

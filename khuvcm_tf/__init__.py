@@ -10,8 +10,8 @@ def load(path_or_name: str, precision: str = "float32"):
 
   Example:
     import khuvcm_tf
-    model = khuvcm_tf.load("mbt2018_mean")
-    data = model.compress(image)  # uint8 [H, W, 3]
+    model = khuvcm_tf.load("mbt2018_variable")
+    data = model.compress(image, quality=30)  # uint8 [H, W, 3]
   """
   from khuvcm_tf import model_files  # TensorFlow takes seconds to import
 

@@ -18,11 +18,13 @@ from khuvcm_tf import (
   errors,
   model_files,
   model_folders,
+  rate_control,
   saved_model,
 )
 from khuvcm_tf.batch_options import CompressOptions, DecompressOptions, is_raw
 from khuvcm_tf.data import frames as frames_lib
 from khuvcm_tf.data import image_files
+from khuvcm_tf.rate_control import Rate
 
 SUFFIX = ".kvc"
 
@@ -53,6 +55,7 @@ def run_compress(options: CompressOptions) -> str:
     errors.Error: as `compress` and `compress_frames`.
   """
   model = open_model(options.model, options.precision)
+  rate = Rate(options.quality, options.target_bytes, options.target_bpp, options.target_psnr)
   if is_raw(options.input):
     jobs = compress_frames(
       model,
@@ -63,13 +66,25 @@ def run_compress(options: CompressOptions) -> str:
       options.height,
       options.bit_depth,
       options.overwrite,
+      rate,
     )
     read = f"{_count(jobs, 'frame')} of {options.input}"
   else:
-    jobs = compress(model, options.input, options.output, options.alpha, options.overwrite)
+    jobs = compress(model, options.input, options.output, options.alpha, options.overwrite, rate)
     read = f"{_count(jobs, 'image')}: {sum(os.path.getsize(job.source) for job in jobs)} bytes"
   written = sum(os.path.getsize(job.target) for job in jobs)
-  return f"{read} -> {written} bytes in {jobs[0].target if len(jobs) == 1 else options.output}"
+  line = f"{read} -> {written} bytes in {jobs[0].target if len(jobs) == 1 else options.output}"
+  qualities = [quality for quality in map(_quality_of, jobs) if quality is not None]
+  if not qualities:
+    return line
+  low, high = min(qualities), max(qualities)
+  return f"{line}, quality {low:.1f}{f' to {high:.1f}' if high > low else ''}"
+
+
+def _quality_of(job: Job) -> float | None:
+  """Returns the quality that a file was written with; None of a model of one rate."""
+  with open(job.target, "rb") as file:
+    return bitstream.quality_of(file.read())
 
 
 def run_decompress(options: DecompressOptions) -> str:
@@ -113,7 +128,14 @@ def open_model(path_or_name: str, precision: str = "float32"):
   return model_files.load(path_or_name, precision)
 
 
-def compress(model, pattern: str, output: str, alpha: str = "refuse", overwrite: bool = False):
+def compress(
+  model,
+  pattern: str,
+  output: str,
+  alpha: str = "refuse",
+  overwrite: bool = False,
+  rate: Rate = rate_control.DEFAULT,
+):
   """Compresses an image to a file, or a folder's or glob's images to a folder.
 
   Args:
@@ -122,6 +144,7 @@ def compress(model, pattern: str, output: str, alpha: str = "refuse", overwrite:
     output: a file's name for one image, a folder for several.
     alpha: how transparent images are treated (`image_files.read_image`).
     overwrite: whether files that exist are replaced.
+    rate: what each file is to be.
 
   Returns:
     The jobs that were done.
@@ -132,7 +155,8 @@ def compress(model, pattern: str, output: str, alpha: str = "refuse", overwrite:
   """
 
   def code(job):
-    atomic_files.write_bytes(job.target, model.compress(image_files.read_image(job.source, alpha)))
+    image = image_files.read_image(job.source, alpha)
+    atomic_files.write_bytes(job.target, rate_control.compress(model, image, rate))
 
   sources = image_files.find_images(pattern)
   return _code_all(_jobs(sources, pattern, output, SUFFIX, overwrite), code)
@@ -147,6 +171,7 @@ def compress_frames(
   height: int | None = None,
   bits: int | None = None,
   overwrite: bool = False,
+  rate: Rate = rate_control.DEFAULT,
 ):
   """Compresses raw 4:2:0 frames to OUTPUT/NAME_00000.kvc and so on, by the frames' numbers.
 
@@ -157,6 +182,7 @@ def compress_frames(
     numbers: which frames, as in "0:10".
     width, height, bits: of the frames of a .yuv file (`frames.open_frames`).
     overwrite: whether files that exist are replaced.
+    rate: what each file is to be.
 
   Returns:
     The jobs that were done.
@@ -182,7 +208,7 @@ def compress_frames(
 
   def code(job):
     with _prefixed(f"frame {job.frame}"):
-      atomic_files.write_bytes(job.target, model.compress(reader[job.frame]))
+      atomic_files.write_bytes(job.target, rate_control.compress(model, reader[job.frame], rate))
 
   return _code_all(jobs, code)
 

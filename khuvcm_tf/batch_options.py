@@ -7,7 +7,7 @@ import dataclasses
 import fractions
 import os
 
-from khuvcm_tf import bitstream
+from khuvcm_tf import bitstream, model_folders
 from khuvcm_tf.options import OptionsError, option
 
 _RAW = (".yuv", ".y4m")
@@ -28,14 +28,36 @@ class CompressOptions:
   """
 
   model: str = option(
-    None,
+    model_folders.DEFAULT,
     "A shipped model's name, a training workdir, a model's folder or an exported model.",
-    required=True,
   )
   input: str = option(
     None, "Image, folder or glob, or .yuv or .y4m file to compress.", required=True
   )
   output: str = option(None, "The .kvc file, or a folder.", required=True)
+  quality: float | None = option(
+    None,
+    "0 (least bytes) to 100, of a model of several rates. Without it and the next three, the "
+    "model's default.",
+    low=0,
+    high=100,
+  )
+  target_bytes: int | None = option(
+    None,
+    "In place of --quality: the best quality of which each file has at most so many bytes.",
+    low=1,
+  )
+  target_bpp: float | None = option(
+    None,
+    "In place of --quality: the greatest at which a file has at most so many bits per pixel.",
+    above=0,
+  )
+  target_psnr: float | None = option(
+    None,
+    "In place of --quality: the least at which a decoded image has at least so many dB (PSNR over "
+    "all its samples).",
+    above=0,
+  )
   frames: str | None = option(
     None, "Of a .yuv or .y4m file: a:b, from frame a (from 0) to before b; default: all."
   )
@@ -57,6 +79,10 @@ class CompressOptions:
   )
 
   def __post_init__(self):
+    rates = ("quality", "target_bytes", "target_bpp", "target_psnr")
+    given = [f"--{name}" for name in rates if getattr(self, name) is not None]
+    if len(given) > 1:
+      raise OptionsError(f"found {' and '.join(given)}, expected one of them at most")
     if is_raw(self.input):
       _refuse_given(self, ("alpha",), self.input, "images")
     else:

@@ -1,6 +1,6 @@
 """Codec and file together: images to .kvc bytes and back. The public face of the package.
 
-model = khuvcm_tf.load("mbt2018_mean_q3")     # a shipped name, a folder, a training workdir
+model = khuvcm_tf.load("mbt2018_variable")     # a shipped name, a folder, a training workdir
 data = model.compress(image)                # uint8 [H, W, 3] or [H, W, 1] -> bytes
 image = model.decompress(data)              # the same symbols on every machine
 model.estimate(image)                       # {"z": bits, "y": bits}
@@ -34,8 +34,6 @@ from khuvcm_tf.ops.padding import padded_size
 # Of a fingerprint's 8 bytes, those of the entropy model; the others are of the synthesis.
 ENTROPY_BYTES = 5
 
-# Qualities of users are 0 .. MAX_QUALITY; those of files 0 .. `bitstream.MAX_QUALITY`.
-MAX_QUALITY = 100
 DEFAULT_QUALITY = 50.0
 
 # Memory of an image's pixel beside the bands, in float32: the image as bytes and floats, padded
@@ -131,18 +129,15 @@ class Model(tf.Module):
 
   def step(self, quality: float | None) -> int:
     """Returns the step of a quality, 0 .. 255, as files have it; `compress` has the rest."""
+    if quality is not None:
+      self.check_qualities(f"quality {quality:g}")
     if self.codec.num_qualities is None:
-      if quality is not None:
-        raise ModelError(
-          f"a model of one rate was given quality {quality:g}, expected none; leave it out, or use a "
-          "model of several rates such as mbt2018_variable"
-        )
       return 0
     if quality is None:
       quality = self.description.get("default_quality", DEFAULT_QUALITY)
-    if not 0 <= quality <= MAX_QUALITY:
-      raise ModelError(f"quality is {quality:g}, expected 0 to {MAX_QUALITY}")
-    return round(bitstream.MAX_QUALITY * quality / MAX_QUALITY)
+    if not 0 <= quality <= bitstream.MAX_QUALITY:
+      raise ModelError(f"quality is {quality:g}, expected 0 to {bitstream.MAX_QUALITY}")
+    return round(bitstream.QUALITY_STEPS * quality / bitstream.MAX_QUALITY)
 
   def prepare(self, image: np.ndarray | frames.Frame) -> Prepared:
     """Does what is the same for all qualities; arguments and errors are those of `compress`."""
@@ -274,11 +269,13 @@ class Model(tf.Module):
     fingerprint = tf.constant(self.fingerprint)
     step, checks = 0, []
     if quality is not None:
-      steps = tf.cast(quality, tf.float64) * bitstream.MAX_QUALITY / MAX_QUALITY
+      steps = tf.cast(quality, tf.float64) * bitstream.QUALITY_STEPS / bitstream.MAX_QUALITY
       step = tf.cast(tf.round(steps), tf.int32)
-      in_range = (quality >= 0) & (quality <= MAX_QUALITY)
+      in_range = (quality >= 0) & (quality <= bitstream.MAX_QUALITY)
       checks = [
-        tf.debugging.Assert(in_range, [f"quality is out of range, expected 0 to {MAX_QUALITY}"])
+        tf.debugging.Assert(
+          in_range, [f"quality is out of range, expected 0 to {bitstream.MAX_QUALITY}"]
+        )
       ]
     with tf.control_dependencies(checks):
       step = tf.identity(step)
@@ -353,7 +350,7 @@ class Model(tf.Module):
     count = self.codec.num_qualities
     if count is None:
       return None
-    return tf.cast(step, tf.float64) * ((count - 1) / bitstream.MAX_QUALITY)
+    return tf.cast(step, tf.float64) * ((count - 1) / bitstream.QUALITY_STEPS)
 
   def _first_latents(self, run: codec_lib.Run, planes: Planes) -> tf.Tensor:
     """Returns latents of the first branch before they are scaled: of all qualities."""
@@ -388,7 +385,7 @@ class Model(tf.Module):
       The results of `code`.
     """
     quality = self._quality(step)
-    x, context, coded = self.codec.samples(planes), codec_lib.Context(run, quality), []
+    x, context, coded = self.codec.samples(planes), codec_lib.Context(run, quality=quality), []
     for branch, model in zip(self.codec.branches, self.entropy_models):
       y = branch.analyze(x, context) if coded else first
       y = branch.scaled(y, quality)
@@ -397,6 +394,11 @@ class Model(tf.Module):
       if branch is not self.codec.branches[-1]:
         context = context.after(branch, model.y_hat(y, z))
     return coded
+
+  def check_qualities(self, given: str):
+    """Raises ModelError where a quality or a target is given to a model of one rate."""
+    if self.codec.num_qualities is None:
+      raise ModelError(one_rate(given))
 
   def check_frames(self):
     """Raises ModelError where raw frames cannot be compressed: the codec is not one of 4:2:0."""
@@ -489,6 +491,14 @@ _INEXACT = (
   "the substreams hold other bytes than their symbols encode to: the file is damaged; "
   "copy it again from its source"
 )
+
+
+def one_rate(given: str) -> str:
+  """Returns the text of the error that a model of one rate was given a quality or a target."""
+  return (
+    f"a model of one rate was given {given}, expected none; leave it out, or use a model of "
+    "several rates such as mbt2018_variable"
+  )
 
 
 def checked(image: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from khuvcm_tf import errors
 
 FORMAT = 1  # of model.json and the files beside it
 DESCRIPTION = "model.json"
+DEFAULT = "mbt2018_variable"  # the shipped model of programs that are given none
 
 
 class ModelError(errors.Error):

@@ -29,7 +29,8 @@ def describe(path: str) -> dict[str, object]:
 
   Returns:
     Names and values, as `--json` prints them. `model` is the shipped model that decodes the file,
-    or None; `overhead_bytes` counts all bytes outside the substreams; `bpp` is 8 bytes / pixels.
+    or None; `quality` is 0 .. 100, None of a model of one rate; `overhead_bytes` counts all bytes
+    outside the substreams; `bpp` is 8 bytes / pixels.
 
   Raises:
     ProbeError: the file cannot be read, or is damaged or of another format.
@@ -51,6 +52,7 @@ def describe(path: str) -> dict[str, object]:
     "format_version": data[3],
     "input_format": _FORMAT_NAMES[header.input_format],
     "bit_depth": header.bit_depth,
+    "quality": bitstream.quality_of(data),
     "height": header.height,
     "width": header.width,
     "fingerprint": header.fingerprint.hex(),
@@ -92,4 +94,6 @@ def text(description: dict[str, object]) -> str:
     "substreams": f"{len(sizes)}, of {' + '.join(map(str, sizes))} bytes",
     "overhead": f"{d['overhead_bytes']} bytes: header, lengths, checksum",
   }
+  if d["quality"] is not None:
+    lines["model"] += f", quality {d['quality']:.1f}"
   return "\n".join([d["file"], *(f"  {name:<11} {value}" for name, value in lines.items())])

@@ -8,6 +8,7 @@ A process needs TensorFlow and the compiled ops of tensorflow-compression, nothi
   data = model.signatures["compress"](image=image)["data"]      # uint8 [H, W, 3] -> string
   image = model.signatures["decompress"](data=data)["image"]
 
+A model of several rates has another input for both, `quality`: float32, 0 .. 100.
 Codecs of 4:2:0 also have `compress_frame` (y uint16 [H, W, 1], uv uint16 [h, w, 2], bits int32 ->
 data) and `decompress_frame` (data -> y, uv, bits).
 """
@@ -65,25 +66,29 @@ def _of_images(model: coding.Model):
   """Returns the signatures of RGB and grey images."""
   form, dtype = model.codec.input_format, model.codec.plane_dtype
 
-  def compress(image):
+  def compress(image, *quality):
     input_format = tf.where(tf.shape(image)[2] == 1, bitstream.GREY, bitstream.RGB)
-    return {"data": model.compress_graph(form.image_to_planes(image, dtype), input_format, 8)}
+    planes = form.image_to_planes(image, dtype)
+    return {"data": model.compress_graph(planes, input_format, 8, *quality)}
 
   def decompress(data):
     planes, header = model.decompress_graph(data, bitstream.RGB, bitstream.GREY)
     return {"image": form.planes_to_image(planes, header.input_format == bitstream.GREY)}
 
   image = tf.TensorSpec((None, None, None), tf.uint8, name="image")
-  return {"compress": _signature(compress, image), "decompress": _signature(decompress, _DATA)}
+  return {
+    "compress": _signature(compress, image, *_quality(model)),
+    "decompress": _signature(decompress, _DATA),
+  }
 
 
 def _of_frames(model: coding.Model):
   """Returns the signatures of raw 4:2:0 frames."""
   form, dtype = model.codec.input_format, model.codec.plane_dtype
 
-  def compress(y, uv, bits):
+  def compress(y, uv, bits, *quality):
     planes = form.frame_to_planes(y, uv, bits, dtype)
-    return {"data": model.compress_graph(planes, bitstream.YCBCR420, bits)}
+    return {"data": model.compress_graph(planes, bitstream.YCBCR420, bits, *quality)}
 
   def decompress(data):
     planes, header = model.decompress_graph(data, bitstream.YCBCR420)
@@ -96,12 +101,18 @@ def _of_frames(model: coding.Model):
     tf.TensorSpec((), tf.int32, name="bits"),
   )
   return {
-    "compress_frame": _signature(compress, *frame),
+    "compress_frame": _signature(compress, *frame, *_quality(model)),
     "decompress_frame": _signature(decompress, _DATA),
   }
 
 
 _DATA = tf.TensorSpec((), tf.string, name="data")
+_QUALITY = tf.TensorSpec((), tf.float32, name="quality")
+
+
+def _quality(model: coding.Model) -> list[tf.TensorSpec]:
+  """Returns the inputs that a signature has for quality: none of a model of one rate."""
+  return [] if model.codec.num_qualities is None else [_QUALITY]
 
 
 def _signature(function, *specs: tf.TensorSpec):
@@ -131,8 +142,8 @@ class ExportedModel:
         "decompress; export a model with bin/export.py"
       )
 
-  def compress(self, image: np.ndarray | frames.Frame) -> bytes:
-    """As `coding.Model.compress`."""
+  def compress(self, image: np.ndarray | frames.Frame, quality: float | None = None) -> bytes:
+    """As `coding.Model.compress`; the default quality is 50."""
     if isinstance(image, frames.Frame):
       y, uv = coding.frame_to_planes(image)
       inputs = {
@@ -143,9 +154,14 @@ class ExportedModel:
       compress = self._signature("compress_frame", "raw frames")
     else:
       compress = self._signatures["compress"]
-      # Its only input; models that were exported earlier have another name for it.
-      (name,) = compress.structured_input_signature[1]
+      # Models that were exported earlier have another name for it.
+      name = next(each for each in compress.structured_input_signature[1] if each != "quality")
       inputs = {name: tf.constant(coding.checked(image))}
+    if "quality" in compress.structured_input_signature[1]:
+      quality = coding.DEFAULT_QUALITY if quality is None else quality
+      inputs["quality"] = tf.constant(quality, tf.float32)
+    elif quality is not None:
+      raise coding.ModelError(coding.one_rate(f"quality {quality:g}"))
     try:
       return compress(**inputs)["data"].numpy()
     except tf.errors.InvalidArgumentError as error:

@@ -16,13 +16,14 @@ from khuvcm_tf.bitstream.layout import (
   MAX_QUALITY,
   MAX_SIDE,
   MAX_SUBSTREAMS,
+  QUALITY_STEPS,
   RGB,
   YCBCR420,
   YCBCR444,
   BitstreamError,
   Header,
 )
-from khuvcm_tf.bitstream.plain import pack, parse
+from khuvcm_tf.bitstream.plain import pack, parse, quality_of
 
 __all__ = [
   "DEFAULT_MAX_PIXELS",
@@ -31,6 +32,7 @@ __all__ = [
   "MAX_QUALITY",
   "MAX_SIDE",
   "MAX_SUBSTREAMS",
+  "QUALITY_STEPS",
   "RGB",
   "YCBCR420",
   "YCBCR444",
@@ -38,4 +40,5 @@ __all__ = [
   "Header",
   "pack",
   "parse",
+  "quality_of",
 ]

@@ -33,6 +33,8 @@ RGB, GREY, YCBCR444, YCBCR420, FEATURES = range(5)  # input formats
 DEFAULT_MAX_PIXELS = 2**27
 MAX_SIDE = 65535
 MAX_SUBSTREAMS = 16
+QUALITY_STEPS = 255  # of files, from the lowest to the highest quality
+MAX_QUALITY = 100  # as users give it, from 0
 
 MAGIC = b"KVC"
 FLAGS = 0
@@ -127,10 +129,9 @@ _SIDES = (
   Field("height", VARINT, low=1, high=MAX_SIDE),
   Field("width", VARINT, low=1, high=MAX_SIDE),
 )
-MAX_QUALITY = 255
 LAYOUTS = {
   1: Layout(1, (*_FIXED, *_SIDES)),
-  2: Layout(2, (*_FIXED, Field("quality", BYTE, high=MAX_QUALITY), *_SIDES)),
+  2: Layout(2, (*_FIXED, Field("quality", BYTE, high=QUALITY_STEPS), *_SIDES)),
 }
 
 # Shorter files are refused before their version is looked at: a header whose varints have one byte

@@ -18,7 +18,9 @@ from khuvcm_tf.bitstream.layout import (
   FLAGS,
   FRAME_BYTES,
   MAGIC,
+  MAX_QUALITY,
   MAX_SUBSTREAMS,
+  QUALITY_STEPS,
   VARINT_BYTES,
   BitstreamError,
   Check,
@@ -106,6 +108,17 @@ def parse(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[Header, li
     substreams.append(data[start : start + length])
     start += length
   return reading.header, [*substreams, data[start:last]]
+
+
+def quality_of(data: bytes) -> float | None:
+  """Returns the quality of a file, 0 .. 100; None where a model of one rate wrote it.
+
+  Raises:
+    BitstreamError: the file is not valid.
+  """
+  header, _ = parse(data, layout_lib.MAX_SIDE**2)
+  is_of_version_1 = data[FRAME_BYTES - 2] == 1
+  return None if is_of_version_1 else header.quality * MAX_QUALITY / QUALITY_STEPS
 
 
 def _typed(name: str, value: object, is_string: bool) -> bytes | int:

@@ -43,13 +43,13 @@ class Context(NamedTuple):
 
   Attributes:
     run: how transforms are applied, `plain` or `in_bands`.
-    quality: q, a scalar or of each image [B]; None for codecs of one rate.
     decoded: the branches before it.
+    quality: q, a scalar or of each image [B]; None for codecs of one rate.
   """
 
   run: Run
-  quality: tf.Tensor | None = None
   decoded: tuple[DecodedBranch, ...] = ()
+  quality: tf.Tensor | float | None = None
 
   def after(self, branch: Branch, y_hat: tf.Tensor) -> Context:
     """Returns the context of the next branch, given the decoded latents of `branch`."""
@@ -87,11 +87,16 @@ class Branch(tf.keras.layers.Layer):
   def add_gains(self, num_qualities: int):
     """Gives the branch gains for `num_qualities` anchor qualities; lambda doubles at each."""
     octaves = np.arange(num_qualities) - (num_qualities - 1) / 2
+    self.gains = {name: Gain(values, name) for name, values in self._first_gains(octaves).items()}
+
+  def reset_gains(self, octaves: np.ndarray):
+    """Sets gains to the first ones of training; `octaves` is that of `first_log_gains`."""
+    for name, values in self._first_gains(octaves).items():
+      self.gains[name].log_gain.assign(values)
+
+  def _first_gains(self, octaves: np.ndarray) -> dict[str, np.ndarray]:
     first = first_log_gains(octaves, self.entropy_model.latent_depth)
-    self.gains = {
-      name: Gain(values, name)
-      for name, values in (("analysis_gain", first), ("synthesis_gain", -first))
-    }
+    return {"analysis_gain": first, "synthesis_gain": -first}
 
   @property
   def networks(self) -> dict[str, tf.keras.layers.Layer]:
@@ -142,6 +147,11 @@ class Codec(tf.keras.Model):
     self.num_qualities = num_qualities
     for branch in self.branches:
       branch.add_gains(num_qualities)
+
+  def reset_gains(self, octaves: np.ndarray):
+    """Sets the gains of all branches to the first ones of training, as `first_log_gains` does."""
+    for branch in self.branches:
+      branch.reset_gains(octaves)
 
   @property
   def qualities(self) -> list[float | None]:
@@ -242,7 +252,7 @@ class Codec(tf.keras.Model):
     Returns:
       The decoded planes, neither rounded nor clipped, and {substream: bits [B]}.
     """
-    x, context, bits = self.samples(planes), Context(plain, quality), {}
+    x, context, bits = self.samples(planes), Context(plain, quality=quality), {}
     for branch in self.branches:
       y = branch.scaled(branch.analyze(x, context), quality)
       y_hat, bits[branch] = branch.entropy_model(y, training=training)
@@ -252,7 +262,7 @@ class Codec(tf.keras.Model):
 
   def latents(self, planes: Planes, quality: float | None = None) -> list[tf.Tensor]:
     """Returns y of each branch, in bands; later branches get what floats decode of earlier ones."""
-    x, context, found = self.samples(planes), Context(in_bands, quality), []
+    x, context, found = self.samples(planes), Context(in_bands, quality=quality), []
     for branch in self.branches:
       found.append(branch.scaled(branch.analyze(x, context), quality))
       if branch is not self.branches[-1]:
@@ -275,7 +285,7 @@ class Codec(tf.keras.Model):
       quality: q; None for codecs of one rate.
       run: how transforms are applied.
     """
-    context = Context(run, quality)
+    context = Context(run, quality=quality)
     for branch, y_hat in zip(self.branches, y_hats):
       context = context.after(branch, y_hat)
     return self.reconstruction(context, height, width)

@@ -2,7 +2,8 @@
 
 Example n of the whole run (n = step * batch size + position in the batch) is a crop of image
 permutation_e(n mod N), where e = n // N is the epoch and N the number of images; scale, position
-and flip are drawn from the stateless seed (seed, n).
+and flip are drawn from the stateless seed (seed, n). For codecs of several rates it has one draw
+more, from a seed of its own, which chooses its quality (`training_draws`).
 
 Images are decoded when they are drawn; at the start only their headers are read. Neither the size
 of the cache nor the number of threads changes a batch.
@@ -290,7 +291,6 @@ def training_batches(
     tf.data.Dataset of uint8 [batch_size / count, crop_size, crop_size, 3].
   """
   count = len(images.names)
-  per_shard = batch_size // shard[1]
 
   def crop(n):
     epoch = n // count
@@ -312,13 +312,38 @@ def training_batches(
     image = tf.cond(draws[3] < 0.5, lambda: image[:, ::-1], lambda: image)
     return tf.ensure_shape(image, (crop_size, crop_size, 3))
 
-  def examples(step):
+  dataset = _example_numbers(batch_size, first_step, shard)
+  dataset = dataset.map(crop, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  return dataset.batch(batch_size // shard[1], drop_remainder=True).prefetch(2)
+
+
+def training_draws(
+  batch_size: int, seed: int, first_step: int, shard: tuple[int, int] = (0, 1)
+) -> tf.data.Dataset:
+  """Returns a draw for each example of `training_batches`, which takes the same arguments.
+
+  Returns:
+    tf.data.Dataset of float32 [batch_size / count], uniform in [0, 1).
+  """
+
+  def draw(n):
+    # A seed of its own: those of (seed, n) are the crop's.
+    folded = tf.random.experimental.stateless_fold_in(tf.cast([seed, n], tf.int64), 1)
+    return tf.random.stateless_uniform([], folded)
+
+  dataset = _example_numbers(batch_size, first_step, shard).map(draw)
+  return dataset.batch(batch_size // shard[1], drop_remainder=True)
+
+
+def _example_numbers(batch_size: int, first_step: int, shard: tuple[int, int]) -> tf.data.Dataset:
+  """Returns the numbers n of the examples of a shard, int64 scalars, from `first_step` on."""
+  per_shard = batch_size // shard[1]
+
+  def of_step(step):
     start = step * batch_size + shard[0] * per_shard
     return tf.data.Dataset.range(start, start + per_shard)
 
-  dataset = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max).flat_map(examples)
-  dataset = dataset.map(crop, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-  return dataset.batch(per_shard, drop_remainder=True).prefetch(2)
+  return tf.data.Dataset.range(first_step, np.iinfo(np.int64).max).flat_map(of_step)
 
 
 def _shrink(image: tf.Tensor, side: int) -> tf.Tensor:

@@ -1,8 +1,13 @@
-"""Models and anchors behind one interface, to be evaluated: each codes images at a rate point."""
+"""Models and anchors behind one interface, to be evaluated: each codes images at a rate point.
+
+A model is named as for `model_files.load`, one of several rates also at qualities: PATH@30 or
+PATH@30,50,80. Without any it codes at its default.
+"""
 
 from __future__ import annotations
 
 import abc
+import copy
 import functools
 import math
 import os
@@ -11,12 +16,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from khuvcm_tf import coding, errors, model_files, model_folders
+from khuvcm_tf import bitstream, coding, errors, model_files, model_folders
 from khuvcm_tf.evaluation import anchors
 
 
 class CoderError(errors.Error):
-  """Models that cannot be evaluated together."""
+  """Models that cannot be evaluated as they are named."""
 
 
 class Coder(abc.ABC):
@@ -30,7 +35,10 @@ class Coder(abc.ABC):
     version: of the codec.
     conversion: how RGB becomes what is coded.
     description: of a model, its model.json; {} of an anchor.
+    quality: at which a model of several rates codes, 0 .. 100; None of other coders.
   """
+
+  quality: float | None = None
 
   def warm_up(self, image: np.ndarray) -> None:  # noqa: B027
     """Does once, before anything is timed, what the first image would pay for."""
@@ -55,43 +63,79 @@ class Coder(abc.ABC):
     """Frees memory; what is needed again is loaded again."""
 
 
+class _Shared:
+  """A model that coders at several qualities share: loaded and warmed up once."""
+
+  def __init__(self, path: str, precision: str):
+    self._path, self._precision, self.is_warm = path, precision, False
+
+  @functools.cached_property
+  def model(self) -> coding.Model:
+    return model_files.load(self._path, self._precision)
+
+
 class ModelCoder(Coder):
-  """A trained model, loaded when it is first asked to code."""
+  """A trained model at one quality, loaded when it is first asked to code."""
 
   kind, suffix = "model", ".kvc"
 
   def __init__(self, path: str, precision: str = "float32"):
-    self._path, self._precision, self._model = path, precision, None
+    self.path, self._precision = path, precision
     folder = model_folders.find(path)
     self.description = model_folders.read_description(folder)
     self.fingerprint = model_folders.read_fingerprint(folder).hex()
-    self.key = f"{self.fingerprint} {precision}"
-    self.notes = f"lambda {self.description.get('lambda', 'unknown')}, model {self.fingerprint}"
     versions = self.description.get("versions", {})
     self.version = f"khuvcm_tf {versions.get('khuvcm_tf', 'unknown')}"
     self.conversion = f"codec {self.description['codec']}"
+    if self.description["arguments"].get("num_qualities") is not None:
+      self.quality = self.description.get("default_quality", coding.DEFAULT_QUALITY)
+    self._shared = _Shared(path, precision)
+
+  def at(self, quality: float) -> ModelCoder:
+    """Returns a coder at another quality, 0 .. 100, that shares the model.
+
+    Raises:
+      CoderError: the model has one rate.
+    """
+    if self.quality is None:
+      raise CoderError(f"{self.path}: {coding.one_rate(f'quality {quality:g}')}")
+    other = copy.copy(self)
+    other.quality = quality
+    return other
+
+  @property
+  def key(self):
+    at_quality = "" if self.quality is None else f" quality {self.quality:g}"
+    return f"{self.fingerprint} {self._precision}{at_quality}"
+
+  @property
+  def notes(self):
+    lmbda = f"lambda {self.description.get('lambda', 'unknown')}"
+    rate = lmbda if self.quality is None else f"quality {self.quality:g}"
+    return f"{rate}, model {self.fingerprint}"
 
   def load(self) -> coding.Model:
     """Returns the model; `coding.ModelError` is raised where it is damaged."""
-    if self._model is None:
-      self._model = model_files.load(self._path, self._precision)
-    return self._model
+    return self._shared.model
 
   def unload(self):
-    self._model = None
+    # The model is freed with the last coder that shares it.
+    self._shared = _Shared(self.path, self._precision)
 
   def warm_up(self, image):
-    self.decompress(self.compress(image), image.shape)  # TensorFlow builds its graphs
+    if not self._shared.is_warm:
+      self.decompress(self.compress(image), image.shape)  # TensorFlow builds its graphs
+      self._shared.is_warm = True
 
   def compress(self, image):
-    return self.load().compress(image)
+    return self.load().compress(image, self.quality)
 
   def decompress(self, data, shape):
     del shape  # is in the file
     return self.load().decompress(data)
 
   def estimated_bits(self, image):
-    return sum(self.load().estimate(image).values())
+    return sum(self.load().estimate(image, self.quality).values())
 
 
 class AnchorCoder(Coder):
@@ -119,27 +163,55 @@ def model_coders(texts: Sequence[str], precision: str) -> list[tuple[str, dict[s
   """Returns the coders that `--models` names.
 
   Args:
-    texts: each PATH, or NAME=PATH1:PATH2:... for several rate points of one curve, each path as
-      `model_files.load` takes it.
+    texts: each PATH, or NAME=PATH1:PATH2:... for several rate points of one curve; each path as in
+      this module's docstring, its qualities joined or as the next texts (`joined_qualities`).
     precision: of the transforms.
 
   Returns:
-    For each text its name, that of the first path where none is given, and coders by rate point.
+    For each model or NAME its name, that of the first path where none is given, and coders by rate
+    point: in the order of the paths, those of one path by rising quality.
 
   Raises:
-    CoderError: two rate points of one curve have the same name.
+    CoderError: two rate points of one curve have the same name, or a model has no such quality.
     coding.ModelError: there is no such model.
   """
   curves = []
-  for text in texts:
-    has_name = "=" in text and not os.path.exists(text)
-    name, paths = text.split("=", 1) if has_name else ("", text)
-    paths = paths.split(":")
-    coders = {_label(path): ModelCoder(path, precision) for path in paths}
-    if len(coders) < len(paths):
+  for text in joined_qualities(texts):
+    name, paths = _named_paths(text)
+    own = [coder for path in paths for coder in coders_at(path, precision)]
+    coders = {_label(coder, is_alone=len(paths) == 1): coder for coder in own}
+    if len(coders) < len(own):
       raise CoderError(f"{text} names models of the same name; expected different folders' names")
-    curves.append((name or _basename(paths[0]), coders))
+    curves.append((name or _basename(own[0].path), coders))
   return curves
+
+
+def coders_at(text: str, precision: str) -> list[ModelCoder]:
+  """Returns the coders that PATH, PATH@30 or PATH@30,50,80 names, by rising quality.
+
+  Raises:
+    CoderError: the model has no such quality.
+    coding.ModelError: there is no such model.
+  """
+  path, texts = _split(text)
+  coder, qualities = ModelCoder(path, precision), {_quality(path, each) for each in texts}
+  return [coder.at(quality) for quality in sorted(qualities)] or [coder]
+
+
+def joined_qualities(texts: Sequence[str]) -> list[str]:
+  """Returns texts of which the numbers behind one with @, split at its commas, are joined to it.
+
+  Example:
+    >>> joined_qualities(["a@10", "30", "b", "mine=c@50", "80"])
+    ['a@10,30', 'b', 'mine=c@50,80']
+  """
+  joined: list[str] = []
+  for text in texts:
+    if joined and _is_number(text) and _split(_named_paths(joined[-1])[1][-1])[1]:
+      joined[-1] += f",{text}"
+    else:
+      joined.append(text)
+  return joined
 
 
 def anchor_coders(anchor: anchors.Anchor) -> dict[str, Coder]:
@@ -147,9 +219,41 @@ def anchor_coders(anchor: anchors.Anchor) -> dict[str, Coder]:
   return {anchor.label(each): AnchorCoder(anchor, each) for each in anchor.default_rate_points}
 
 
-def _label(path: str) -> str:
+def _named_paths(text: str) -> tuple[str, list[str]]:
+  """Returns the name, "" where there is none, and the paths of NAME=PATH1:PATH2."""
+  has_name = "=" in text and not os.path.exists(_split(text)[0])
+  name, paths = text.split("=", 1) if has_name else ("", text)
+  return name, paths.split(":")
+
+
+def _split(text: str) -> tuple[str, list[str]]:
+  """Returns the path and the qualities, none where there is no @ or where it is the path's."""
+  path, at, qualities = text.rpartition("@")
+  return (path, qualities.split(",")) if at and not os.path.exists(text) else (text, [])
+
+
+def _quality(path: str, text: str) -> float:
+  if _is_number(text) and 0 <= float(text) <= bitstream.MAX_QUALITY:
+    return float(text)
+  raise CoderError(
+    f"{text!r} behind the @ of {path} is no quality, expected numbers of 0 to "
+    f"{bitstream.MAX_QUALITY}, as in {model_folders.DEFAULT}@30,50"
+  )
+
+
+def _is_number(text: str) -> bool:
+  try:
+    return bool(text) and math.isfinite(float(text))
+  except ValueError:
+    return False
+
+
+def _label(coder: ModelCoder, is_alone: bool) -> str:
   """Returns the name of a rate point, which is also that of a folder."""
-  return re.sub(r"^\W|[^\w.+-]", "_", _basename(path))
+  name = re.sub(r"^\W|[^\w.+-]", "_", _basename(coder.path))
+  if coder.quality is None:
+    return name
+  return f"q{coder.quality:g}" if is_alone else f"{name}-q{coder.quality:g}"
 
 
 def _basename(path: str) -> str:

@@ -1,5 +1,6 @@
 """The demonstration: four photos through a model and back, beside JPEG and WebP of the same size.
 
+A model of several rates codes them at its default quality, and draws a curve in the report.
 Files are decompressed by another process: what is shown has come through the files alone.
 The photos come with scikit-image: astronaut by NASA, coffee by R. Michna, chelsea by S. van der
 Walt, rocket by SpaceX; all in the public domain or CC0.
@@ -29,6 +30,8 @@ from khuvcm_tf.results import rows
 
 # Left and top of the crop that is shown enlarged.
 CROPS = {"astronaut": (135, 10), "coffee": (250, 110), "chelsea": (110, 70), "rocket": (215, 225)}
+
+_QUALITIES = "10,30,50,70,90"  # of the report's curve, of a model of several rates
 
 
 class DemoError(errors.Error):
@@ -80,7 +83,9 @@ def run(options: DemoOptions, decompress_program: str) -> tuple[list[Shown], str
   sheet = demo_sheet.draw(title, [_row(item) for item in shown])
   image_files.write_image(os.path.join(output, "demo.png"), sheet)
   folders = (os.path.join(output, folder) for folder in ("photos", "report"))
-  compared = RateDistortionOptions(*folders, models=(options.model,), anchors=("jpeg", "webp"))
+  has_qualities = model.codec.num_qualities is not None
+  curve = f"{options.model}@{_QUALITIES}" if has_qualities else options.model
+  compared = RateDistortionOptions(*folders, models=(curve,), anchors=("jpeg", "webp"))
   comparison = rate_distortion.run(compared)
   return shown, rate_distortion_report.write(comparison, compared.output)
 

@@ -1,10 +1,11 @@
 """A model on a set of images: real files, their bytes, and what comes back from them.
 
-A row has the image's name, `images.COLUMNS`, and psnr_jpeg, psnr_webp where asked for: dB of an
-anchor at exactly these bytes, interpolated; nan where it does not reach them. The name is the path
-below the images' common folder, without suffix. The first image is coded once before anything is
-timed. An image that cannot be read or coded is named and left out, the others are evaluated all the
-same, and `check_complete` then ends the program with an error.
+A row has the image's name, the quality of a model of several rates, `images.COLUMNS`, and
+psnr_jpeg, psnr_webp where asked for: dB of an anchor at exactly these bytes, interpolated; nan
+where it does not reach them. The name is the path below the images' common folder, without suffix.
+The first image is coded once before anything is timed. An image that cannot be read or coded is
+named and left out, the others are evaluated all the same, and `check_complete` then ends the
+program with an error.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class EvaluationError(errors.Error):
 
 
 class Evaluation(NamedTuple):
-  """Rows as in this module's docstring, in the order of the paths, and what is missing."""
+  """Rows as in this module's docstring, by quality and then by path, and what is missing."""
 
   rows: list[rows.Row]
   left_out: list[dict[str, str]]  # "path" and "reason"
@@ -57,17 +58,18 @@ def run(options: EvaluateOptions) -> Evaluation:
     EvaluationError: an anchor is unknown, or no image at all could be evaluated.
     image_files.ImageError: there are no images.
     atomic_files.FileError: results cannot be written.
+    coders.CoderError: the model has no such quality.
     coding.ModelError: the model cannot be loaded.
   """
   check(options)
   paths = image_files.find_images(options.images)
   _check_anchors(options.anchors)
-  coder = coders.ModelCoder(options.model, options.precision)
-  coder.load()  # now, as a damaged model is no reason to leave images out
+  at_qualities = coders.coders_at(options.model, options.precision)
+  at_qualities[0].load()  # now, as a damaged model is no reason to leave images out
   os.makedirs(options.output, exist_ok=True)
   with tempfile.TemporaryDirectory() as temporary:
     folder = os.path.join(options.output, "files") if options.keep_files else temporary
-    evaluation = evaluate(coder, paths, folder, options.alpha, options.anchors)
+    evaluation = evaluate(at_qualities, paths, folder, options.alpha, options.anchors)
   if not evaluation.rows:
     raise EvaluationError(
       f"none of {len(paths)} images was evaluated, expected at least one; the first: "
@@ -75,16 +77,17 @@ def run(options: EvaluateOptions) -> Evaluation:
     )
   means, counts = _means(evaluation.rows)
   rows.write_csv(
-    os.path.join(options.output, "results.csv"), [*evaluation.rows, {"name": "mean", **means}]
+    os.path.join(options.output, "results.csv"),
+    [*evaluation.rows, *({"name": "mean", **mean} for mean in means)],
   )
   content = {
     "model": options.model,
-    "fingerprint": coder.fingerprint,
+    "fingerprint": at_qualities[0].fingerprint,
     "precision": options.precision,
-    "description": coder.description,
+    "description": at_qualities[0].description,
     **provenance.describe(),
-    "mean": means,
-    "images_in_mean": counts,
+    "mean": means if len(means) > 1 else means[0],
+    "images_in_mean": counts if len(counts) > 1 else counts[0],
     "images": evaluation.rows,
     "left_out": evaluation.left_out,
   }
@@ -93,62 +96,72 @@ def run(options: EvaluateOptions) -> Evaluation:
 
 
 def evaluate(
-  coder: coders.Coder,
+  at_qualities: Sequence[coders.Coder],
   paths: Sequence[str],
   folder: str,
   alpha: str = "refuse",
   anchor_names: Sequence[str] = (),
 ) -> Evaluation:
-  """Evaluates a coder on image files.
+  """Evaluates coders on image files.
 
   Args:
-    coder: to evaluate.
+    at_qualities: coders of one model, one of them where it has one rate.
     paths: of the images.
-    folder: for the coded files; made where it does not exist.
+    folder: for the coded files, those of a quality in a folder such as q30; made where it does not
+      exist.
     alpha: what is done with transparency (`image_files.read_image`).
     anchor_names: of `ANCHORS`.
 
   Returns:
-    A row for each image that could be read and coded.
+    A row at each quality for each image that could be read and coded.
   """
   found, left_out = [], []
 
   def measure(path, name):
     image = images.read(path, alpha)
     if not found:
-      coder.warm_up(image)
-    row, _ = images.code(coder, image, os.path.join(folder, name + coder.suffix))
+      for coder in at_qualities:
+        coder.warm_up(image)
+    return [measure_at(coder, image, name) for coder in at_qualities]
+
+  def measure_at(coder, image, name):
+    has_quality = coder.quality is not None
+    file = os.path.join(folder, f"q{coder.quality:g}" if has_quality else "", name + coder.suffix)
+    row, _ = images.code(coder, image, file)
     psnrs = {f"psnr_{a}": _anchor_psnr(a, image, row["bytes"]) for a in anchor_names}
-    return {"name": name, **row, **psnrs}
+    return {"name": name, **({"quality": coder.quality} if has_quality else {}), **row, **psnrs}
 
   bar = tqdm.tqdm(paths, unit="image", disable=True if len(paths) == 1 else None)
   for path, name in zip(bar, images.names(paths)):
-    row, reason = images.attempt(path, measure, path, name)
-    if row is None:
+    of_image, reason = images.attempt(path, measure, path, name)
+    if of_image is None:
       left_out.append({"path": path, "reason": reason})
     else:
-      found.append(row)
-  return Evaluation(found, left_out)
+      found.append(of_image)
+  return Evaluation([row for at_quality in zip(*found) for row in at_quality], left_out)
 
 
 def table(found: Sequence[rows.Row]) -> str:
   """Returns rows and their means as text, with a line for each mean that leaves images out."""
   means, counts = _means(found)
   columns = [column for column in found[0] if column not in _ONLY_IN_FILES]
-  lines = [[_cell(c, row[c]) for c in columns] for row in [*found, {"name": "mean", **means}]]
-  text = [rows.table([columns, None, *lines[:-1], None, lines[-1]])]
-  for column in columns[1:]:
-    if counts[column] < len(found):
-      mean_of = f"{column}: mean of {counts[column]} of {len(found)} images"
-      text.append(mean_of + _comparable_psnr(found, column))
-  return "\n".join(text)
+  groups, lines, notes = _by_quality(found), [columns], []
+  for own in [*groups.values(), [{"name": "mean", **mean} for mean in means]]:
+    lines += [None, *([_cell(column, row[column]) for column in columns] for row in own)]
+  for (quality, own), count in zip(groups.items(), counts):
+    at_quality = f" at quality {quality:g}" if len(groups) > 1 else ""
+    for column in columns:
+      if count.get(column, len(own)) < len(own):
+        mean_of = f"{column}{at_quality}: mean of {count[column]} of {len(own)} images"
+        notes.append(mean_of + _comparable_psnr(own, column))
+  return "\n".join([rows.table(lines), *notes])
 
 
 def check_complete(evaluation: Evaluation) -> None:
   """Raises EvaluationError where images were left out."""
   left_out = evaluation.left_out
   if left_out:
-    count = len(left_out) + len(evaluation.rows)
+    count = len(left_out) + len({row["name"] for row in evaluation.rows})
     raise EvaluationError(
       f"{len(left_out)} of {count} images left out, expected none: "
       f"{', '.join(each['path'] for each in left_out)}; the results are those of the others"
@@ -172,13 +185,30 @@ def _anchor_psnr(name: str, image: np.ndarray, size: int) -> float:
     return math.nan
 
 
-def _means(found: Sequence[rows.Row]) -> tuple[rows.Row, dict[str, int]]:
-  return rows.mean(found, [column for column in found[0] if column != "name"])
+def _by_quality(found: Sequence[rows.Row]) -> dict[float | None, list[rows.Row]]:
+  """Returns the rows of each quality; those of a model of one rate as of None."""
+  groups: dict[float | None, list[rows.Row]] = {}
+  for row in found:
+    groups.setdefault(row.get("quality"), []).append(row)
+  return groups
+
+
+def _means(found: Sequence[rows.Row]) -> tuple[list[rows.Row], list[dict[str, int]]]:
+  """Returns the means at each quality, and how many rows are in each of them."""
+  columns = [column for column in found[0] if column not in ("name", "quality")]
+  means, counts = [], []
+  for quality, own in _by_quality(found).items():
+    mean, count = rows.mean(own, columns)
+    means.append(mean if quality is None else {"quality": quality, **mean})
+    counts.append(count)
+  return means, counts
 
 
 def _cell(column: str, value: str | float) -> str:
   if column == "name":
     return value
+  if column == "quality":
+    return f"{value:g}"
   like = images.COLUMNS.get(column, images.COLUMNS["psnr_rgb"])  # an anchor's
   return like.format(value)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+from khuvcm_tf import model_folders
 from khuvcm_tf.options import option
+
+_MODEL = "A shipped model's name, a training workdir or a model's folder"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +32,17 @@ class _ImageOptions:
 class EvaluateOptions(_ImageOptions):
   """Options of `evaluate`."""
 
-  model: str | None = option(
-    None, "A shipped model's name, a training workdir or a model's folder.", required=True
+  model: str = option(
+    model_folders.DEFAULT,
+    f"{_MODEL}; of several rates, also at qualities of 0 to 100: NAME@30 or NAME@30,50,80. Without "
+    "any, the model's default quality.",
   )
   anchors: tuple[str, ...] = option(
     (), "Add the PSNR of these encoders at the same bytes: jpeg, webp or both."
   )
-  keep_files: bool = option(False, "Keep the .kvc files, in OUTPUT/files.")
+  keep_files: bool = option(
+    False, "Keep the .kvc files, in OUTPUT/files; those of a quality in a folder such as q30."
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +51,9 @@ class RateDistortionOptions(_ImageOptions):
 
   models: tuple[str, ...] = option(
     (),
-    "Each a shipped model's name, a training workdir or a model's folder, or NAME=W1:W2:... for "
-    "the rate points of one curve.",
+    f"Each: {_MODEL}, or NAME=W1:W2:... for the rate points of one curve. A model of several rates "
+    "draws a curve by itself from the qualities of 0 to 100 behind its @: NAME@10,30,50,70,90 or "
+    "NAME=W@30,60; without any it is one point, at its default quality.",
   )
   anchors: tuple[str, ...] = option(
     (),
@@ -70,7 +78,5 @@ class RateDistortionOptions(_ImageOptions):
 class DemoOptions:
   """Options of the demonstration."""
 
-  model: str = option(
-    "mbt2018_mean", "A shipped model's name, a training workdir or a model's folder."
-  )
+  model: str = option(model_folders.DEFAULT, f"{_MODEL}.")
   output: str | None = option(None, "Folder for the files and images.", required=True)

@@ -1,9 +1,10 @@
 """Models and classic codecs on a set of images: real files, all metrics, a curve for each.
 
-A codec has one or several rate points: an anchor its qualities, a model the runs that were trained
-at several rates. Each image is coded at each rate point to DIR/files/CODEC/RATE_POINT/IMAGE.*, and
-its numbers are stored in DIR/points/CODEC/RATE_POINT/IMAGE.json, so that a run that was interrupted
-can be resumed (`results.points`).
+A codec has one or several rate points: an anchor its qualities, a model of several rates those that
+are asked for, other models the runs that were trained at several rates. Each image is coded at each
+rate point to DIR/files/CODEC/RATE_POINT/IMAGE.*, and its numbers are stored in
+DIR/points/CODEC/RATE_POINT/IMAGE.json, so that a run that was interrupted can be resumed
+(`results.points`).
 
 DIR/results.json has a row for each image and rate point, the means, BD-rates and where all that
 comes from; DIR/results.csv the rows alone. `rate_distortion_report` makes a page of them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Sequence
 from importlib import metadata
@@ -11,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from khuvcm_tf import __version__, codecs, coding, errors, model_files
+from khuvcm_tf import __version__, bitstream, codecs, coding, errors, model_files
 from khuvcm_tf.codecs import codec as codec_lib
 from khuvcm_tf.training.options import CodecOptions
 
@@ -26,6 +27,7 @@ _NOT_IN_TRAINING = (
   "codec",
   "arguments",
   "lmbda",
+  "lambda_range",
   "distortion",
   "train_images",
   "validation_images",
@@ -73,10 +75,15 @@ def finalize(
 
 
 def check(model: coding.Model, images: Sequence[np.ndarray]) -> None:
-  """Raises FinalizeError unless files decode, and are as long as the estimate says."""
-  for image in images:
-    data = model.compress(image)
-    estimate = sum(model.estimate(image).values()) / 8
+  """Raises FinalizeError unless files decode, and are as long as the estimate says.
+
+  Of a model of several rates these are files of the lowest, the default and the highest quality.
+  """
+  one_rate = model.codec.num_qualities is None
+  qualities = (None,) if one_rate else (0.0, None, float(bitstream.MAX_QUALITY))
+  for image, quality in itertools.product(images, qualities):
+    data = model.compress(image, quality)
+    estimate = sum(model.estimate(image, quality).values()) / 8
     most = (1 + _EXCESS_SHARE) * estimate + _EXCESS_BYTES
     if not estimate <= len(data) <= most:
       raise FinalizeError(
@@ -87,11 +94,13 @@ def check(model: coding.Model, images: Sequence[np.ndarray]) -> None:
       raise FinalizeError("a file decodes to another size than its image's; please report it")
 
 
-def _description(options, step: int, data: str) -> dict[str, object]:
+def _description(options: CodecOptions, step: int, data: str) -> dict[str, object]:
+  several_rates = {"default_quality": coding.DEFAULT_QUALITY} if options.lambda_range else {}
   return {
     "codec": options.codec,
     "arguments": options.arguments,
-    "lambda": options.lmbda,
+    "lambda": options.lambda_range or options.lmbda,
+    **several_rates,
     "distortion": options.distortion,
     "steps": step,
     "data": data,

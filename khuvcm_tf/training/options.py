@@ -74,6 +74,14 @@ class CodecOptions(RunOptions):
     above=0,
     fixed=True,
   )
+  lambda_range: tuple[float, ...] | None = option(
+    None,
+    "In place of --lambda, for codecs of several rates (--argument=num_qualities=7): lambda of the "
+    "lowest and of the highest quality, as in 0.0016,0.1024. Each example is trained at a quality "
+    "of its own.",
+    above=0,
+    fixed=True,
+  )
   distortion: str = option(
     "mse",
     "The D of the loss: mean squared error on the scale 0..255, or 1 - MS-SSIM (crops of at least "
@@ -121,6 +129,22 @@ class CodecOptions(RunOptions):
       raise OptionsError(
         f"--component_weights={','.join(map(str, weights))} is out of range, expected three "
         "numbers, not all 0, as in 4,1,1"
+      )
+    bounds = self.lambda_range
+    if bounds is not None and (len(bounds) != 2 or bounds[0] >= bounds[1]):
+      raise OptionsError(
+        f"--lambda_range={','.join(map(str, bounds))} is out of range, expected two numbers, the "
+        "smaller one first, as in 0.0016,0.1024"
+      )
+    if bounds is not None and self.lmbda != CodecOptions.lmbda:
+      raise OptionsError(
+        "found both of --lambda and --lambda_range, expected one of them: --lambda for a codec of "
+        "one rate, --lambda_range for one of several"
+      )
+    if bounds is not None and self.lambda_chroma is not None:
+      raise OptionsError(
+        "found both of --lambda_chroma and --lambda_range, expected one of them; "
+        "--component_weights weighs chroma alike at all qualities"
       )
     if self.codec is None and not self.init_from:
       raise OptionsError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from khuvcm_tf import codecs, model_files, model_folders
@@ -19,6 +20,7 @@ from khuvcm_tf.training import model as model_lib
 from khuvcm_tf.training.options import MS_SSIM_MIN_SIDE, CodecOptions
 
 _IMAGES_SHOWN = 3
+_SHOWN_OF_QUALITIES = ("loss", "bpp", "psnr")
 
 
 def train(options: CodecOptions) -> str | None:
@@ -45,14 +47,19 @@ class CodecTask(task_lib.Task):
     self._options = options
     dtype = "mixed_bfloat16" if options.mixed_precision else "float32"
     self.codec = codecs.create(options.codec, dtype, **options.arguments)
+    check_lambda_range(options, self.codec.num_qualities)
     check_crop_size(options, self.codec.stride)
     weights = component_weights(options, self.codec.input_format)
     for i, branch in enumerate(self.codec.branches):
       branch.entropy_model.noise.reset_from_seed(options.seed + i)
-    if options.init_from and not checkpoints.exist(options.workdir):
-      assign_weights_of(options.init_from, self.codec)
+    if not checkpoints.exist(options.workdir):
+      if options.lambda_range:
+        self.codec.reset_gains(first_octaves(options, self.codec.num_qualities))
+      if options.init_from:
+        assign_weights_of(options.init_from, self.codec)
+    lmbda = options.lambda_range or options.lmbda
     distortion = losses.create(options.distortion, weights)
-    self.model = model_lib.RateDistortionModel(self.codec, options.lmbda, distortion)
+    self.model = model_lib.RateDistortionModel(self.codec, lmbda, distortion)
     self._training_images, self._validation_images = load_images(options)
     check_validation_images(options, self._validation_images)
     self._data = (
@@ -67,7 +74,7 @@ class CodecTask(task_lib.Task):
 
   def batches(self, first_step, shard):
     options = self._options
-    return pipeline.training_batches(
+    images = pipeline.training_batches(
       self._training_images,
       options.batch_size,
       options.crop_size,
@@ -76,24 +83,40 @@ class CodecTask(task_lib.Task):
       options.min_resize_scale,
       shard,
     )
+    if self.codec.num_qualities is None:
+      return images
+    draws = pipeline.training_draws(options.batch_size, options.seed, first_step, shard)
+    return tf.data.Dataset.zip((images, draws))
 
   def failures_named(self):
     return pipeline.failures_named(self._training_images)
 
   def validate(self, step, writer):
-    """Returns the means of the metrics over whole images; shows some of them, and latents."""
-    found = []
-    for i, image in enumerate(self._validation_images):
-      decoded, metrics = self.model.validate(image[np.newaxis])
-      found.append({name: float(value) for name, value in metrics.items()})
-      if i < _IMAGES_SHOWN:
-        summaries.write_comparison(writer, step, f"validation/{i}", image, decoded[0].numpy())
-    codec, first = self.codec, self._validation_images[0][np.newaxis]
-    for branch, y in zip(codec.branches, codec.latents(codec.planes(first))):
+    """Returns the means of the metrics over whole images; shows some of them, and latents.
+
+    Of a codec of several rates they are means over the anchor qualities, too, and those of each
+    quality follow; images and latents are shown at the middle one.
+    """
+    codec, of_qualities = self.codec, []
+    middle = codec.qualities[len(codec.qualities) // 2]
+    for quality in codec.qualities:
+      of_images = []
+      for i, image in enumerate(self._validation_images):
+        decoded, metrics = self.model.validate(image[np.newaxis], quality)
+        of_images.append(metrics)
+        if quality == middle and i < _IMAGES_SHOWN:
+          summaries.write_comparison(writer, step, f"validation/{i}", image, decoded[0].numpy())
+      of_qualities.append(_means(of_images))
+    first = self._validation_images[0][np.newaxis]
+    for branch, y in zip(codec.branches, codec.latents(codec.planes(first), middle)):
       y_hat, bits = branch.entropy_model.element_bits(y)
       name = "latents" if len(codec.branches) == 1 else f"latents_{branch.name}"
       summaries.write_latents(writer, step, name, y_hat[0].numpy(), bits["y"][0].numpy())
-    return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
+    means = _means(of_qualities)
+    if codec.num_qualities is not None:
+      for k, each in enumerate(of_qualities):
+        means.update({f"quality_{k}/{name}": each[name] for name in _SHOWN_OF_QUALITIES})
+    return means
 
   def summary(self, metrics):
     return "loss {loss:.4f}, {bpp:.4f} bpp, {psnr:.2f} dB".format_map(metrics)
@@ -101,6 +124,10 @@ class CodecTask(task_lib.Task):
   def finalize(self, step):
     images = self._validation_images
     return finalize.finalize(self._options, self.codec, step, self._data, images)
+
+
+def _means(rows: list[dict]) -> dict[str, float]:
+  return {name: float(np.mean([float(row[name]) for row in rows])) for name in rows[0]}
 
 
 def with_codec_of_init_from(options: CodecOptions) -> CodecOptions:
@@ -134,6 +161,23 @@ def load_images(options: CodecOptions):
   if options.eval_tfds:
     return images, pipeline.load_tfds_validation(options.eval_tfds, options.validation_limit)
   return pipeline.held_out(images, options.validation_limit)
+
+
+def first_octaves(options: CodecOptions, num_qualities: int) -> np.ndarray:
+  """Returns by how many octaves lambda of each quality exceeds that at which gains begin at 1.
+
+  That is the lambda of `init_from`, whose latents have the scale that it asks for, and the middle
+  of the range where there is none. A model of several rates counts as its middle.
+
+  Returns:
+    float [K], as `Codec.reset_gains` takes it.
+  """
+  low, high = options.lambda_range
+  description = model_folders.describe(options.init_from) if options.init_from else {}
+  # One number, or a range; converted models have none.
+  lmbda = description.get("lambda") or options.lambda_range
+  neutral = np.clip(np.exp(np.mean(np.log(lmbda))), low, high)
+  return np.log2(np.geomspace(low, high, num_qualities) / neutral)
 
 
 def assign_weights_of(model: str, codec: codec_lib.Codec) -> None:
@@ -185,6 +229,20 @@ def component_weights(options: CodecOptions, input_format) -> list[float] | None
   y, cb, cr = (each / sum(weights) for each in weights)
   factor = 1.0 if chroma is None else chroma / options.lmbda
   return [y, cb * factor, cr * factor]
+
+
+def check_lambda_range(options: CodecOptions, num_qualities: int | None) -> None:
+  """Raises OptionsError unless a codec of several rates, and it alone, has a range of lambda."""
+  if num_qualities is not None and options.lambda_range is None:
+    raise OptionsError(
+      f"found no --lambda_range, expected one for a codec of {num_qualities} qualities; give the "
+      "lambdas of the lowest and of the highest, as in --lambda_range=0.0016,0.1024"
+    )
+  if num_qualities is None and options.lambda_range is not None:
+    raise OptionsError(
+      "found --lambda_range, expected --lambda for a codec of one rate; give that, or make it a "
+      "codec of several rates with --argument=num_qualities=7"
+    )
 
 
 def check_crop_size(options: CodecOptions, stride: int) -> None:

@@ -15,23 +15,28 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from khuvcm_tf import codecs, model_files
+from khuvcm_tf import codecs, model_files, model_folders
 from khuvcm_tf.data import image_files, sample_photos
 from khuvcm_tf.evaluation import anchors, demo, demo_sheet, metrics
+from khuvcm_tf.evaluation.options import DemoOptions
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-  """A folder with a shipped model called tiny."""
+  """A folder of shipped models: tiny, of one rate, and the default, of several."""
   folder = tmp_path_factory.mktemp("models")
-  arguments = {"num_filters": 8, "latent_depth": 12}
-  tf.keras.utils.set_random_seed(1)
-  codec = codecs.create("mbt2018_mean", **arguments)
   images = [np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)]
-  description = {"codec": "mbt2018_mean", "arguments": arguments}
-  model_files.save(str(folder / "tiny"), codec, description, images)
+  for name, codec_name, more in (
+    ("tiny", "mbt2018_mean", {}),
+    (model_folders.DEFAULT, "bmshj2018_factorized", {"num_qualities": 3}),
+  ):
+    arguments = {"num_filters": 8, "latent_depth": 12, **more}
+    tf.keras.utils.set_random_seed(1)
+    codec = codecs.create(codec_name, **arguments)
+    description = {"codec": codec_name, "arguments": arguments}
+    model_files.save(str(folder / name), codec, description, images)
   return folder
 
 
@@ -92,15 +97,16 @@ def test_evaluate_measures_real_files_and_exits_with_1_for_a_broken_image(run, p
 def test_the_demo_draws_what_a_second_process_decoded(run, models, tmp_path):
   output = tmp_path / "demo"
   child = pathlib.Path(__file__).with_name("demo_in_child.py")
-  code, out, err = run(child, "--model=tiny", f"--output={output}")
+  code, out, err = run(child, f"--output={output}")
   assert (code, err) == (0, "")
   lines = out.splitlines()
   page = output / "report" / "report.html"
   assert lines[-1] == f"see {output / 'demo.png'} and {page}"
-  assert all(f">{name}" in page.read_text(encoding="utf-8") for name in ("tiny", "jpeg", "webp"))
+  names = (model_folders.DEFAULT, "jpeg", "webp")
+  assert all(f'"name":"{name}"' in page.read_text(encoding="utf-8") for name in names)
   results = json.loads((output / "report" / "results.json").read_text(encoding="utf-8"))
-  assert len(results["rows"]) == 2 * (1 + 6 + 6)
-  model = model_files.load(str(models / "tiny"))
+  assert len(results["rows"]) == 2 * (5 + 6 + 6)
+  model = model_files.load(str(models / model_folders.DEFAULT))
   for name, photo in list(sample_photos.load().items())[:2]:
     photo = photo[: demo_sheet.CROP, : demo_sheet.CROP]
     data = (output / "kvc" / f"{name}.kvc").read_bytes()
@@ -112,6 +118,35 @@ def test_the_demo_draws_what_a_second_process_decoded(run, models, tmp_path):
   width, height = Image.open(output / "demo.png").size
   # For each photo, itself and crops of the original, ours and JPEG at twice the size.
   assert width > 4 * 2 * demo_sheet.CROP and height > 2 * 2 * demo_sheet.CROP
+
+
+@pytest.mark.parametrize(
+  "name, curve",
+  [("tiny", "tiny"), (model_folders.DEFAULT, f"{model_folders.DEFAULT}@10,30,50,70,90")],
+)
+def test_the_report_of_the_demo_has_a_curve_of_a_model_of_several_rates(
+  models, photo, tmp_path, monkeypatch, name, curve
+):
+  class Compared(Exception):
+    """Ends the demonstration where its report would begin."""
+
+  def decompress(model, output, program):
+    data = (tmp_path / "kvc" / "chelsea.kvc").read_bytes()
+    (tmp_path / "decoded").mkdir(exist_ok=True)
+    decoded = model_files.load(model).decompress(data)
+    image_files.write_image(str(tmp_path / "decoded" / "chelsea.png"), decoded)
+
+  def compare(options):
+    raise Compared(options.models)
+
+  monkeypatch.setenv("KHUVCM_MODELS", str(models))
+  monkeypatch.setattr(demo.sample_photos, "load", lambda: {"chelsea": photo})
+  monkeypatch.setattr(demo, "CROPS", {"chelsea": (0, 0)})
+  monkeypatch.setattr(demo, "decompress_elsewhere", decompress)
+  monkeypatch.setattr(demo.rate_distortion, "run", compare)
+  with pytest.raises(Compared) as found:
+    demo.run(DemoOptions(model=name, output=str(tmp_path)), "")
+  assert found.value.args == ((curve,),)
 
 
 def test_crops_lie_inside_their_photos():

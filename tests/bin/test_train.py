@@ -91,3 +91,32 @@ def test_the_smoke_run_ends_in_a_model_that_codes_an_image(tmp_path):
   # Better than its mean colour: it has learned something.
   variance = np.mean((image - image.mean(axis=(0, 1))) ** 2)
   assert np.mean((image.astype(np.float64) - decoded) ** 2) < variance
+
+
+def test_a_model_of_one_rate_becomes_one_of_several_in_two_steps(tmp_path):
+  ended = _train(
+    "--init_from=mbt2018_mean",  # Its lambda is 0.0025.
+    "--argument=num_qualities=3",
+    "--lambda_range=0.000625,0.01",
+    "--train_images=tests/photos",
+    "--crop_size=64",
+    "--max_steps=2",
+    "--learning_rate=1e-6",
+    f"--workdir={tmp_path}/w",
+  )
+  assert ended.returncode == 0, ended.stderr
+  model = model_files.load(str(tmp_path / "w"))
+  found = model.description
+  assert found["arguments"]["num_qualities"] == 3
+  assert (found["lambda"], found["default_quality"]) == ([0.000625, 0.01], 50)
+  assert not {"lmbda", "lambda_range"} & found["training"].keys()
+  image = image_files.read_image(str(ROOT / "tests" / "photos" / "coffee.jpg"))
+  files = [model.compress(image, quality) for quality in (0, 50, 100)]
+  lowest, middle, highest = map(len, files)
+  assert 1.4 * lowest < middle < highest / 1.4
+  errors = [np.mean((image.astype(np.float64) - model.decompress(data)) ** 2) for data in files]
+  assert errors[0] > 1.2 * errors[1] > 1.2**2 * errors[2]
+  assert model.compress(image) == files[1]
+  # What it was made from is the model of the middle.
+  expected = len(model_files.load("mbt2018_mean").compress(image))
+  assert middle == pytest.approx(expected, rel=0.05)

@@ -63,7 +63,7 @@ def hashes(folder: pathlib.Path, model: str, precision: str, way: str) -> dict[s
     image = file.with_suffix(".npz")
     if precision == "float64" and image.is_file():
       results[file.stem].update(
-        pixels=_hash(*steps.pixels([each.y_hat for each in found], *size)),
+        pixels=_hash(*steps.pixels([each.y_hat for each in found], *size, header.quality)),
         bytes=hashlib.sha256(steps.compress(_image(image))).hexdigest(),
       )
   return results
@@ -89,9 +89,11 @@ class _Steps:
       self.decode = tf.function(
         self.decode, (tf.TensorSpec((None,), tf.string), number, number), autograph=False
       )
-      self.pixels = tf.function(self.pixels, (y_hats, number, number), autograph=False)
-      compress = tf.function(model.compress_graph, (planes, number, number), autograph=False)
-      self.compress = lambda image: compress(*model._planes(image)).numpy()
+      self.pixels = tf.function(self.pixels, (y_hats, number, number, number), autograph=False)
+      quality = [] if codec.num_qualities is None else [50.0]
+      inputs = (planes, number, number, *(tf.TensorSpec(()) for _ in quality))
+      compress = tf.function(model.compress_graph, inputs, autograph=False)
+      self.compress = lambda image: compress(*model._planes(image), *quality).numpy()
 
   def decode(self, substreams, height, width):
     """Returns what each entropy model decodes."""
@@ -108,14 +110,14 @@ class _Steps:
       first = last
     return found
 
-  def pixels(self, y_hats, height, width):
+  def pixels(self, y_hats, height, width, step):
     """Returns levels for y_hat of each branch: of the image, and of the frame if it is one."""
     import tensorflow as tf
 
     from khuvcm_tf.ops import color
 
     codec = self._model.codec
-    planes = codec.decode(y_hats, height, width)
+    planes = codec.decode(y_hats, height, width, self._model._quality(step))
     levels = [color.levels(codec.input_format.to_rgb(planes))]
     if codec.input_format.has_frames:
       levels += [tf.round(4.0 * plane) for plane in planes]  # Of 10 bits, but for clipping.

@@ -40,6 +40,15 @@ _MODELS = {
     "cross_component",
     {"num_filters": 8, "latent_depth": 12, "entropy_model": "hyperprior"},
   ),
+  # Of several rates, with one branch and with two.
+  "mbt2018_mean, 3 qualities": (
+    "mbt2018_mean",
+    {"num_filters": 8, "latent_depth": 12, "num_qualities": 3},
+  ),
+  "cross_component, 3 qualities": (
+    "cross_component",
+    {"num_filters": 8, "latent_depth": 12, "entropy_model": "hyperprior", "num_qualities": 3},
+  ),
 }
 
 _SIZES = [(1, 1), (17, 33), (64, 64)]
@@ -78,9 +87,17 @@ class _Saved:
 
 def _trained(codec, batch, steps):
   """Takes `steps` steps on one batch; returns the loss of each."""
-  model = RateDistortionModel(codec, 0.01, losses.create("mse"))
+  batch, lmbda = tf.constant(batch), 0.01
+  if codec.num_qualities is not None:
+    batch, lmbda = (batch, tf.constant([0.0, 0.3, 0.6, 1.0])), (0.005, 0.02)
+  model = RateDistortionModel(codec, lmbda, losses.create("mse"))
   model.compile(tf.keras.optimizers.Adam(3e-3, global_clipnorm=1.0))
-  return [float(model.train_step(tf.constant(batch))["loss"]) for _ in range(steps)]
+  return [float(model.train_step(batch)["loss"]) for _ in range(steps)]
+
+
+def _default_quality(codec) -> float | None:
+  """Returns q of the files that `compress` writes by default."""
+  return None if codec.num_qualities is None else 128 / 255 * (codec.num_qualities - 1)
 
 
 @pytest.fixture(scope="module", params=_MODELS)
@@ -95,7 +112,8 @@ def _images(photo):
 
 def _latents_of(model, image):
   """Returns (integer entropy model, y, z or None) of each branch."""
-  y = model.codec.latents(model.codec.planes(image[np.newaxis]))
+  codec = model.codec
+  y = codec.latents(codec.planes(image[np.newaxis]), _default_quality(codec))
   branches = zip(model.entropy_models, model.codec.branches, y)
   return [
     (integers, y, branch.entropy_model.side_information(y)) for integers, branch, y in branches
@@ -104,7 +122,7 @@ def _latents_of(model, image):
 
 def _decoded_in_floats(codec, images, training=False):
   """Returns RGB [B, H, W, 3] and the bits of substreams."""
-  planes, bits = codec(codec.planes(images), training=training)
+  planes, bits = codec(codec.planes(images), training=training, quality=_default_quality(codec))
   return codec.input_format.to_rgb(planes), bits
 
 
@@ -210,13 +228,25 @@ class TestRoundTrip:
     if made.codec.input_format.components == ("r", "g", "b"):
       np.testing.assert_array_equal(decoded, made.model.decompress(same_in_colour)[..., :1])
     else:
-      (luma, *_), _ = made.codec(made.codec.planes(np.repeat(grey, 3, axis=2)[np.newaxis]))
+      codec, in_colour = made.codec, np.repeat(grey, 3, axis=2)[np.newaxis]
+      (luma, *_), _ = codec(codec.planes(in_colour), quality=_default_quality(codec))
       difference = np.abs(decoded - np.clip(np.rint(luma[0, ..., :1]), 0, 255))
       assert difference.max() <= 1 and np.mean(difference != 0) < 0.01
 
   def test_gives_the_same_bytes_twice(self, made, coffee):
     for image in _images(coffee):
       assert made.model.compress(image) == made.model.compress(image)
+
+  def test_of_every_quality_goes_as_the_encoder_foresees(self, made, coffee):
+    if made.codec.num_qualities is None:
+      pytest.skip("a codec of one rate")
+    prepared = made.model.prepare(coffee[100:164, 200:264])
+    files = {step: made.model.file(prepared, step) for step in (0, 1, 100, 255)}
+    assert len(set(files.values())) == len(files)
+    for step, data in files.items():
+      assert bitstream.parse(data)[0].quality == step
+      decoded = made.model.decompress(data)
+      np.testing.assert_array_equal(decoded, made.model.decoded(prepared, step))
 
 
 class TestRate:
@@ -229,7 +259,8 @@ class TestRate:
 
   def test_of_a_photo_is_at_most_3_percent_more_than_that_of_the_float_codec(self, made, coffee):
     photo = _images(coffee)[0]
-    latents = made.codec.latents(made.codec.planes(photo[np.newaxis]))
+    codec = made.codec
+    latents = codec.latents(codec.planes(photo[np.newaxis]), _default_quality(codec))
     in_floats = sum(
       conversion.for_rate(bits)
       for branch, y in zip(made.codec.branches, latents)
@@ -251,8 +282,10 @@ class TestSavedModel:
       np.testing.assert_array_equal(weight, loaded[name])
     rng = np.random.default_rng(0)
     y_hats = [rng.normal(size=(1, 4, 4, integers.depth)) for integers in made.model.entropy_models]
-    codec = made.model.codec
-    for one, other in zip(made.codec.decode(y_hats, 64, 64), codec.decode(y_hats, 64, 64)):
+    planes = (
+      each.decode(y_hats, 64, 64, _default_quality(each)) for each in (made.codec, made.model.codec)
+    )
+    for one, other in zip(*planes):
       np.testing.assert_array_equal(one, other)
 
   def test_says_what_it_is(self, made):
@@ -301,8 +334,9 @@ class TestDamage:
       for integers, y, z in _latents_of(made.model, coffee[:64, :128])
       for substream in integers.encode(y * (20 / np.abs(y).max()), z).numpy()
     ]
-    header = bitstream.Header(made.model.fingerprint, bitstream.RGB, 8, 64, 128)
-    body = bitstream.pack(header, substreams)[:-4]
+    header, _ = bitstream.parse(made.model.compress(coffee[:64, :128]))
+    version = 1 if made.codec.num_qualities is None else 2
+    body = bitstream.pack(header, substreams, version)[:-4]
     rng = np.random.default_rng(0)
     # Of the substreams alone: the header has tests of its own.
     damaged = [body[:-i] for i in range(1, 20)]

@@ -37,10 +37,10 @@ _OLD_MACHINE = {"ONEDNN_MAX_CPU_ISA": "SSE41", "DNNL_MAX_CPU_ISA": "SSE41"}
 _ONEDNN, _NO_ONEDNN = {"TF_ENABLE_ONEDNN_OPTS": "1"}, {"TF_ENABLE_ONEDNN_OPTS": "0"}
 
 # Arguments, and how many CDF rows a photo shall use at least, for each branch. The last codec is
-# given raw frames in place of RGB images.
+# given raw frames in place of RGB images; `mbt2018` has several rates.
 _CODECS = {
   "mbt2018_mean": ({"num_filters": 16, "latent_depth": 24}, [15]),
-  "mbt2018": ({"num_filters": 8, "latent_depth": 12}, [500]),
+  "mbt2018": ({"num_filters": 8, "latent_depth": 12, "num_qualities": 3}, [500]),
   "cheng2020": ({"num_filters": 8, "num_mixtures": 3}, [500]),
   "luma_chroma420": (
     {"num_filters": 8, "latent_depth": 12, "entropy_model": "mixture"},
@@ -108,7 +108,7 @@ def _spread_weights(codec, photo):
       gain = 2 if name in doubled else 1
       weight.assign(gain * kernel + rng.normal(scale=0.1 * kernel.std(), size=kernel.shape))
   for i, branch in enumerate(codec.branches):
-    gain = 6 / np.std(codec.latents(codec.planes(photo[np.newaxis]))[i])
+    gain = 6 / np.std(codec.latents(codec.planes(photo[np.newaxis]), codec.qualities[-1])[i])
     joined = "analysis_with_luma" in branch.networks
     last = "analysis_with_luma/conv" if joined else "analysis/conv3"
     prefix = f"{branch.name}/" if len(codec.branches) > 1 else ""
@@ -137,6 +137,7 @@ class _Files:
       losses = itertools.count(0, -1)
       patch.setattr(conversion, "conversion_loss", lambda *_: next(losses))
       self.model = model_files.save(str(folder / "model"), codec, description, [crop])
+    self._step = self.model.step(None)  # of the default quality
     self._change_floats()
     depths = [n for each in self.model.entropy_models for n in (each.depth, len(each.medians))]
     signature = [tf.TensorSpec((1, None, None, depth)) for depth in depths]
@@ -179,9 +180,10 @@ class _Files:
     """Returns (y, z) of each branch of an image, as `compress` finds them."""
     codec, found = self.model.codec, []
     x = codec.samples(codec.planes(image[np.newaxis]))
-    context = codec_lib.Context(codec_lib.in_bands)
+    quality = None if codec.num_qualities is None else self._step / 255 * (codec.num_qualities - 1)
+    context = codec_lib.Context(codec_lib.in_bands, quality=quality)
     for branch, integers in zip(codec.branches, self.model.entropy_models):
-      y = branch.analyze(x, context)
+      y = branch.scaled(branch.analyze(x, context), quality)
       z = branch.entropy_model.side_information(y)
       found.append((y, z))
       context = context.after(branch, integers.y_hat(y, z))
@@ -208,9 +210,10 @@ class _Files:
   def _write(self, title, latents, size):
     """Writes a file of (y, z) of each branch and notes its hashes; returns `_code`'s rows."""
     found, substreams, rows = self._coded(*itertools.chain(*latents))
-    header = bitstream.Header(self.model.fingerprint, bitstream.RGB, 8, *size)
-    substreams = [each.numpy() for each in substreams]
-    (self.folder / f"{title}.kvc").write_bytes(bitstream.pack(header, substreams))
+    header = bitstream.Header(self.model.fingerprint, bitstream.RGB, 8, *size, self._step)
+    version = 1 if self.model.codec.num_qualities is None else 2
+    data = bitstream.pack(header, [each.numpy() for each in substreams], version)
+    (self.folder / f"{title}.kvc").write_bytes(data)
     by_branch = dict(zip(self.model.codec.branches, found))
     self.hashes[title] = {
       name: hashlib.sha256(values.numpy().tobytes()).hexdigest()

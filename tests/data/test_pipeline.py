@@ -79,6 +79,34 @@ def test_batches_are_those_of_a_plain_loop(scale):
     np.testing.assert_array_equal(crop, expected[:, ::-1] if draws[3] < 0.5 else expected)
 
 
+def _draws(count: int, **given) -> np.ndarray:
+  """Returns the draws of `count` batches of 4, [count, 4]."""
+  arguments = {"batch_size": 4, "seed": 1, "first_step": 0, **given}
+  return np.stack([batch.numpy() for batch in pipeline.training_draws(**arguments).take(count)])
+
+
+def test_draws_are_a_pure_function_of_seed_and_number_whatever_start_batch_and_shard():
+  expected = _draws(6)
+  assert (expected.shape, expected.dtype) == ((6, 4), np.float32)
+  np.testing.assert_array_equal(_draws(4, first_step=2), expected[2:])
+  np.testing.assert_array_equal(_draws(3, batch_size=8), expected.reshape(3, 8))
+  shards = [_draws(4, first_step=2, shard=(i, 2)) for i in range(2)]
+  np.testing.assert_array_equal(np.concatenate(shards, axis=1), expected[2:])
+  assert (_draws(6, seed=2) != expected).all()
+
+
+def test_draws_are_uniform_and_independent_of_each_other_and_of_those_of_crops():
+  draws = _draws(1, batch_size=2000).ravel()
+  assert 0.0 <= draws.min() and draws.max() < 1.0
+  counts = np.histogram(draws, 10, (0, 1))[0]
+  assert np.sum((counts - 200) ** 2 / 200) < 27.9  # chi-squared of 9 degrees: 1 in 1000
+  seeds = tf.data.Dataset.range(2000).map(lambda n: tf.cast([1, n], tf.int64))
+  of_crops = seeds.map(lambda seed: tf.random.stateless_uniform([4], seed))
+  others = np.stack([*of_crops.as_numpy_iterator()], axis=1)
+  rows = np.concatenate([[draws, np.roll(draws, 1)], others])
+  assert np.abs(np.corrcoef(rows)[0, 1:]).max() < 4 / np.sqrt(2000)
+
+
 def test_every_image_comes_once_an_epoch_in_an_order_of_its_own():
   drawn = _batches(_training_images(7), 7)[..., 0, 0, 0].ravel()  # 28 crops: 4 epochs
   epochs = drawn.reshape(4, 7)

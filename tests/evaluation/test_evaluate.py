@@ -25,8 +25,8 @@ class KnownCoder(coders.Coder):
   kind, suffix, key, notes = "model", ".zlib", "known", "zlib"
   version, conversion, description, fingerprint = "1", "none", {"codec": "known"}, "00"
 
-  def __init__(self, loss=0):
-    self.loss, self.clock, self.is_warm = loss, 0.0, False
+  def __init__(self, loss=0, quality=None):
+    self.loss, self.quality, self.clock, self.is_warm = loss, quality, 0.0, False
 
   def load(self):
     """There is nothing to load."""
@@ -83,7 +83,7 @@ def failing(photos, tmp_path):
 
 def test_a_row_holds_the_measures_of_its_file_and_its_pixels(photos, tmp_path):
   folder = tmp_path / "files"
-  rows = evaluate.evaluate(KnownCoder(loss=1), photos, str(folder)).rows
+  rows = evaluate.evaluate([KnownCoder(loss=1)], photos, str(folder)).rows
   assert [row["name"] for row in rows] == ["a", "b/grey", "c"]
   for row, path in zip(rows, photos):
     image = image_files.read_image(path)
@@ -104,14 +104,14 @@ def test_decoding_reads_the_file_on_disk(photos, tmp_path, monkeypatch):
       file.write(KnownCoder(loss=2).compress(image_files.read_image(photos[0])))
 
   monkeypatch.setattr(atomic_files, "write_bytes", write_other)
-  row = evaluate.evaluate(KnownCoder(loss=1), photos[:1], str(tmp_path)).rows[0]
+  row = evaluate.evaluate([KnownCoder(loss=1)], photos[:1], str(tmp_path)).rows[0]
   assert row["psnr_rgb"] == pytest.approx(10 * math.log10(255**2 / 4))
 
 
 def test_seconds_are_those_of_the_coder_after_its_warm_up(photos, tmp_path, monkeypatch):
   coder = KnownCoder()
   monkeypatch.setattr(images.time, "perf_counter", lambda: coder.clock)
-  rows = evaluate.evaluate(coder, photos, str(tmp_path)).rows
+  rows = evaluate.evaluate([coder], photos, str(tmp_path)).rows
   assert [(row["encode_s"], row["decode_s"]) for row in rows] == [(2.0, 3.0)] * 3
 
 
@@ -120,7 +120,7 @@ def test_anchors_are_measured_at_the_bytes_of_the_file(tmp_path):
   image = np.stack([ramp, ramp // 2, 255 - ramp], -1)
   image_files.write_image(str(tmp_path / "ramp.png"), image)
   paths = [str(tmp_path / "ramp.png")]
-  (row,) = evaluate.evaluate(KnownCoder(), paths, str(tmp_path), "refuse", ["jpeg"]).rows
+  (row,) = evaluate.evaluate([KnownCoder()], paths, str(tmp_path), "refuse", ["jpeg"]).rows
   expected = anchors.psnr_at_bytes(anchors.jpeg, image, row["bytes"])
   assert math.isfinite(expected)
   assert row["psnr_jpeg"] == expected
@@ -130,12 +130,35 @@ def test_anchors_are_measured_at_the_bytes_of_the_file(tmp_path):
 def test_a_side_too_long_for_an_anchor_leaves_its_psnr_out(tmp_path):
   image_files.write_image(str(tmp_path / "long.png"), np.zeros((1, 16384, 3), np.uint8))
   paths = [str(tmp_path / "long.png")]
-  (row,) = evaluate.evaluate(KnownCoder(), paths, str(tmp_path), "refuse", ["webp"]).rows
+  (row,) = evaluate.evaluate([KnownCoder()], paths, str(tmp_path), "refuse", ["webp"]).rows
   assert math.isnan(row["psnr_webp"])
 
 
+def _at_qualities():
+  return [KnownCoder(loss, quality) for loss, quality in ((4, 10.0), (2, 30.5), (1, 90.0))]
+
+
+def test_rows_of_several_qualities_follow_each_other(photos, tmp_path):
+  rows = evaluate.evaluate(_at_qualities(), photos, str(tmp_path / "files")).rows
+  names = ["a", "b/grey", "c"]
+  assert [(row["quality"], row["name"]) for row in rows] == [
+    (quality, name) for quality in (10, 30.5, 90) for name in names
+  ]
+  for row, mse in zip(rows, [16] * 3 + [4] * 3 + [1] * 3):
+    assert row["psnr_rgb"] == pytest.approx(10 * math.log10(255**2 / mse))
+    file = tmp_path / "files" / f"q{row['quality']:g}" / f"{row['name']}.zlib"
+    assert file.stat().st_size == row["bytes"]
+
+
+def test_an_image_that_fails_at_several_qualities_is_one_that_is_left_out(failing, tmp_path):
+  evaluation = evaluate.evaluate(_at_qualities(), failing, str(tmp_path))
+  assert len(evaluation.rows) == 3 * 3
+  with pytest.raises(evaluate.EvaluationError, match="^2 of 5 images left out, "):
+    evaluate.check_complete(evaluation)
+
+
 def test_images_that_fail_are_named_and_the_others_reported(failing, tmp_path):
-  evaluation = evaluate.evaluate(KnownCoder(), failing, str(tmp_path))
+  evaluation = evaluate.evaluate([KnownCoder()], failing, str(tmp_path))
   assert [row["name"] for row in evaluation.rows] == ["a", "b/grey", "c"]
   assert [each["path"] for each in evaluation.left_out] == [failing[0], failing[-1]]
   assert evaluation.left_out[1]["reason"] == f"{failing[-1]}: cannot code 66"
@@ -148,13 +171,13 @@ def test_images_that_fail_are_named_and_the_others_reported(failing, tmp_path):
 def test_running_out_of_memory_leaves_one_image_out(photos, tmp_path, monkeypatch):
   coder = KnownCoder()
   monkeypatch.setattr(coder, "estimated_bits", lambda image: bytes(2**62))
-  evaluation = evaluate.evaluate(coder, photos[:1], str(tmp_path))
+  evaluation = evaluate.evaluate([coder], photos[:1], str(tmp_path))
   assert evaluation.rows == []
   assert evaluation.left_out[0]["reason"].startswith(f"{photos[0]}: out of memory")
 
 
 def test_a_complete_evaluation_passes(photos, tmp_path):
-  evaluate.check_complete(evaluate.evaluate(KnownCoder(), photos, str(tmp_path)))
+  evaluate.check_complete(evaluate.evaluate([KnownCoder()], photos, str(tmp_path)))
 
 
 def _run(images, output, **options):
@@ -179,6 +202,44 @@ def test_run_writes_results_and_keeps_files_only_if_asked(known, photos, tmp_pat
   assert [row["name"] for row in rows] == ["a", "b/grey", "c", "mean"]
   sizes = [row["bytes"] for row in evaluation.rows]
   assert [float(row["bytes"]) for row in rows] == pytest.approx([*sizes, sum(sizes) / 3])
+
+
+def test_a_run_at_qualities_writes_the_means_of_each(several_rates, photos, tmp_path):
+  output = tmp_path / "output"
+  images = str(tmp_path / "photos")
+  options = EvaluateOptions(images, str(output), model=f"{several_rates}@80,30", keep_files=True)
+  evaluation = evaluate.run(options)
+  content = json.loads((output / "results.json").read_text())
+  low, high = content["mean"]
+  assert (low["quality"], high["quality"]) == (30, 80)
+  assert [counts["ms_ssim"] for counts in content["images_in_mean"]] == [1, 1]
+  assert [image["quality"] for image in content["images"]] == [30] * 3 + [80] * 3
+  sizes = [row["bytes"] for row in evaluation.rows]
+  assert [low["bytes"], high["bytes"]] == pytest.approx([sum(sizes[:3]) / 3, sum(sizes[3:]) / 3])
+  with (output / "results.csv").open(newline="") as file:
+    rows = [(row["name"], float(row["quality"])) for row in csv.DictReader(file)]
+  names = ["a", "b/grey", "c"]
+  expected = [(name, quality) for quality in (30, 80) for name in names]
+  assert rows == [*expected, ("mean", 30), ("mean", 80)]
+  kept = [output / "files" / f"q{quality}" / "b" / "grey.kvc" for quality in (30, 80)]
+  assert [file.stat().st_size for file in kept] == [sizes[1], sizes[4]]
+
+
+def test_one_quality_has_one_mean_and_without_any_it_is_the_default(
+  several_rates, photos, tmp_path
+):
+  for model, quality in ((f"{several_rates}@30", 30), (several_rates, 40)):
+    evaluate.run(EvaluateOptions(photos[2], str(tmp_path / "output"), model=model))
+    content = json.loads((tmp_path / "output" / "results.json").read_text())
+    assert content["mean"]["quality"] == content["images"][0]["quality"] == quality
+    assert content["images_in_mean"]["psnr_rgb"] == 1
+
+
+def test_a_quality_that_a_model_has_not_ends_the_run(several_rates, photos, tmp_path):
+  options = EvaluateOptions(photos[0], str(tmp_path / "output"), model=f"{several_rates}@101")
+  with pytest.raises(coders.CoderError, match="'101' behind the @ of"):
+    evaluate.run(options)
+  assert not os.path.exists(tmp_path / "output")
 
 
 def test_a_run_without_a_single_good_image_is_an_error(known, failing, tmp_path):
@@ -219,6 +280,30 @@ def test_the_table_aligns_columns_and_counts_what_means_leave_out():
     "mean         150       inf   0.9000      29.00",
     "ms_ssim: mean of 1 of 2 images",
     "psnr_jpeg: mean of 1 of 2 images, on which psnr_rgb is 30.00",
+  ]
+
+
+def test_the_table_of_several_qualities_ends_with_their_means():
+  other = [{**row, "bytes": 2 * row["bytes"], "psnr_jpeg": 31.0} for row in ROWS]
+  rows = [
+    {"name": row["name"], "quality": quality, **row}
+    for quality, own in ((30.0, ROWS), (62.5, other))
+    for row in own
+  ]
+  assert evaluate.table(rows).splitlines() == [
+    "name       quality  bytes  psnr_rgb  ms_ssim  psnr_jpeg",
+    "-------------------------------------------------------",
+    "a               30    100     30.00      nan      29.00",
+    "long name       30    201       inf   0.9000        nan",
+    "-------------------------------------------------------",
+    "a             62.5    200     30.00      nan      31.00",
+    "long name     62.5    402       inf   0.9000      31.00",
+    "-------------------------------------------------------",
+    "mean            30    150       inf   0.9000      29.00",
+    "mean          62.5    301       inf   0.9000      31.00",
+    "ms_ssim at quality 30: mean of 1 of 2 images",
+    "psnr_jpeg at quality 30: mean of 1 of 2 images, on which psnr_rgb is 30.00",
+    "ms_ssim at quality 62.5: mean of 1 of 2 images",
   ]
 
 

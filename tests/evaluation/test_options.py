@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from khuvcm_tf import options
+from khuvcm_tf import model_folders, options
 from khuvcm_tf.evaluation import anchors
 from khuvcm_tf.evaluation.options import DemoOptions, EvaluateOptions, RateDistortionOptions
 
@@ -16,7 +16,7 @@ from khuvcm_tf.evaluation.options import DemoOptions, EvaluateOptions, RateDisto
 @pytest.mark.parametrize(
   "modules, absent",
   [
-    ("evaluation.options", ("tensorflow", "numpy")),
+    ("evaluation.options", ("tensorflow",)),
     (
       "results.figures, khuvcm_tf.results.points, khuvcm_tf.results.report",
       ("tensorflow", "matplotlib", "khuvcm_tf.codecs", "khuvcm_tf.coding", "khuvcm_tf.evaluation"),
@@ -39,7 +39,7 @@ def test_the_help_names_all_anchors():
   "cls, required",
   [
     (DemoOptions, {"output": "o"}),
-    (EvaluateOptions, {"model": "m", "images": "i", "output": "o"}),
+    (EvaluateOptions, {"images": "i", "output": "o"}),
     (RateDistortionOptions, {"images": "i", "output": "o"}),
   ],
 )
@@ -54,4 +54,9 @@ def test_values_out_of_range_are_refused():
   with pytest.raises(options.OptionsError, match="--jobs=0 is out of range, expected at least 1"):
     options.check(RateDistortionOptions(images="i", output="o", jobs=0))
   with pytest.raises(options.OptionsError, match="--precision=half .* one of float32, float64"):
-    options.check(EvaluateOptions(model="m", images="i", output="o", precision="half"))
+    options.check(EvaluateOptions(images="i", output="o", precision="half"))
+
+
+@pytest.mark.parametrize("cls", [DemoOptions, EvaluateOptions])
+def test_the_model_is_the_default_of_all_programs_where_none_is_given(cls):
+  assert cls(output="o").model == model_folders.DEFAULT

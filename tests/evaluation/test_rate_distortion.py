@@ -17,7 +17,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from khuvcm_tf import errors, model_files
+from khuvcm_tf import bitstream, errors, model_files
 from khuvcm_tf.data import image_files
 from khuvcm_tf.evaluation import anchors, coders, metrics, rate_distortion
 from khuvcm_tf.evaluation.options import RateDistortionOptions
@@ -49,7 +49,7 @@ class Stub(coders.Coder):
   code_version: str
 
   def __init__(self, path, precision):
-    self.name = pathlib.Path(path).name
+    self.path, self.name = path, pathlib.Path(path).name
     self.step = int(self.name[1:])
     self.key = f"{self.step} {self.code_version} {precision}"
     self.notes = f"step {self.step}"
@@ -317,6 +317,61 @@ def test_each_rate_point_warms_up_once_and_not_when_all_is_there(stub, compare):
   assert stub.warmed == ["s4", "s16"]
   compare()
   assert stub.warmed == ["s4", "s16"]
+
+
+@pytest.fixture
+def coded_at(monkeypatch):
+  """The qualities at which images are coded, once for each image."""
+  found, compress = [], coders.ModelCoder.compress
+
+  def noted(self, image):
+    found.append(self.quality)
+    return compress(self, image)
+
+  monkeypatch.setattr(coders.ModelCoder, "compress", noted)
+  return found
+
+
+def test_qualities_are_the_rate_points_of_a_curve_of_one_model(
+  several_rates, compare, coded_at, monkeypatch, tmp_path
+):
+  loaded, load = [], coders.model_files.load
+  monkeypatch.setattr(
+    coders.model_files, "load", lambda *arguments: loaded.append(1) or load(*arguments)
+  )
+  # As a flag splits --models=W@100,0,50,one=W@30.
+  results = compare(models=(f"{several_rates}@100", "0", "50", f"one={several_rates}@30"))
+  means = [(mean["codec"], mean["rate_point"], mean["images"]) for mean in results.means]
+  assert means == [("tiny", f"q{q}", 3) for q in (0, 50, 100)] + [("one", "q30", 3)]
+  fingerprint = results.codecs["tiny"]["rate_points"]["q50"].partition("quality 50, model ")[2]
+  assert re.fullmatch("[0-9a-f]{16}", fingerprint)
+  assert len(loaded) == 2, "once for each curve"
+  warm_up = 1
+  assert collections.Counter(coded_at) == {0: 3 + warm_up, 50: 3, 100: 3, 30: 3 + warm_up}
+  for row in results.rows:
+    file = tmp_path / "out" / "files" / row["codec"] / row["rate_point"] / f"{row['image']}.kvc"
+    step = {"q0": 0, "q30": 76, "q50": 128, "q100": 255}[row["rate_point"]]
+    assert bitstream.parse(file.read_bytes())[0].quality == step
+
+
+def test_added_qualities_alone_are_coded(several_rates, compare, coded_at):
+  before = compare(models=(f"{several_rates}@50",))
+  coded_at.clear()
+  after = compare(models=(f"{several_rates}@0,50,100",))
+  warm_up = 1
+  assert collections.Counter(coded_at) == {0: 3 + warm_up, 100: 3}
+  assert [row for row in after.rows if row["rate_point"] == "q50"] == before.rows
+
+
+def test_wrong_qualities_are_one_line_before_anything_is_coded(several_rates, compare, tmp_path):
+  for models, pattern in (
+    ((f"{several_rates}@10", "101"), r"'101' behind the @ of \S+tiny is no quality, expected "),
+    ((several_rates, f"{GOLDEN}@30"), r"model: a model of one rate was given quality 30, expected"),
+  ):
+    with pytest.raises(coders.CoderError) as found:
+      compare(models=models)
+    _one_line(found, pattern)
+  assert not (tmp_path / "out").exists()
 
 
 def test_a_changed_image_is_coded_anew_and_no_other(stub, compare, photos):

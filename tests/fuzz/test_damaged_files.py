@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from khuvcm_tf import bitstream, codecs, coding, model_files
+from khuvcm_tf.bitstream import layout
 from khuvcm_tf.data import frames
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -42,6 +43,7 @@ class _Files:
 
   Attributes:
     step: the codec is tested with one in `step` damages.
+    version: of the files.
   """
 
   def __init__(self, name: str):
@@ -50,8 +52,17 @@ class _Files:
     self.good = [
       (GOLDEN / name / f"{title}.kvc").read_bytes() for title in ("smallest", "grey", "photo")
     ]
+    self.version = self.good[0][3]
     self.parsed = [bitstream.parse(data) for data in self.good]
     self.count = len(self.model.codec.substreams)
+
+  def file(self, header: bitstream.Header, substreams: list[bytes]) -> bytes:
+    """Writes a file with a good checksum; header fields and substreams may be anything."""
+    fixed = self.good[0][:5] + header.fingerprint + bytes([header.input_format, header.bit_depth])
+    if self.version == 2:
+      fixed += bytes([header.quality])
+    numbers = [header.height, header.width, len(substreams), *map(len, substreams[:-1])]
+    return _sealed(fixed + b"".join(map(_varint, numbers)) + b"".join(substreams))
 
   def with_one(self, change) -> list[list[bytes]]:
     """Returns the substreams of the largest image with each of them changed by itself."""
@@ -79,7 +90,7 @@ class _Files:
     return "image"
 
 
-@pytest.fixture(scope="module", params=codecs.names())
+@pytest.fixture(scope="module", params=[*codecs.names(), "mbt2018_variable"])
 def files(request):
   return _Files(request.param)
 
@@ -91,13 +102,6 @@ def _sealed(body: bytes) -> bytes:
 def _varint(value: int) -> bytes:
   low, rest = value & 127, value >> 7
   return bytes([low]) if not rest else bytes([low | 128]) + _varint(rest)
-
-
-def _file(header: bitstream.Header, substreams: list[bytes]) -> bytes:
-  """Writes a file with a good checksum; header fields and substreams may be anything."""
-  fixed = b"KVC\x01\x00" + header.fingerprint + bytes([header.input_format, header.bit_depth])
-  numbers = [header.height, header.width, len(substreams), *map(len, substreams[:-1])]
-  return _sealed(fixed + b"".join(map(_varint, numbers)) + b"".join(substreams))
 
 
 # Each takes the bodies (files without their checksums) and returns a damaged one.
@@ -187,23 +191,26 @@ def _headers(files):
   """Files whose headers say extremes, one field at a time, with good checksums."""
   header, substreams = files.parsed[2]
   for side in _SIDES:
-    yield _file(header._replace(height=side), substreams)
-    yield _file(header._replace(width=side), substreams)
+    yield files.file(header._replace(height=side), substreams)
+    yield files.file(header._replace(width=side), substreams)
   for height, width in ((65535, 4), (4, 65535), (512, 512), (513, 512), (65536, 1), (0, 65535)):
-    yield _file(header._replace(height=height, width=width), substreams)
+    yield files.file(header._replace(height=height, width=width), substreams)
   for value in range(256):
-    yield _file(header._replace(input_format=value), substreams)
-    yield _file(header._replace(bit_depth=value), substreams)
+    yield files.file(header._replace(input_format=value), substreams)
+    yield files.file(header._replace(bit_depth=value), substreams)
+    if files.version == 2:
+      yield files.file(header._replace(quality=value), substreams)
   for bit in range(64):
     other = (int.from_bytes(header.fingerprint, "big") ^ 1 << bit).to_bytes(8, "big")
-    yield _file(header._replace(fingerprint=other), substreams)
+    yield files.file(header._replace(fingerprint=other), substreams)
   body = files.good[2][:-4]
   for position, value in itertools.product((3, 4), range(0, 256, 5)):
     yield _sealed(body[:position] + bytes([value]) + body[position + 1 :])
   numbers = [header.height, header.width, 2, len(substreams[0])]
   for position, value in itertools.product(range(4), _EXTREMES):
     changed = [*numbers[:position], value, *numbers[position + 1 :]]
-    yield _sealed(body[:_FIXED] + b"".join(map(_varint, changed)) + b"".join(substreams))
+    fixed = layout.LAYOUTS[files.version].fixed_bytes
+    yield _sealed(body[:fixed] + b"".join(map(_varint, changed)) + b"".join(substreams))
 
 
 def test_extremes_in_the_header_end_in_an_error_or_in_an_image_of_that_size(files):
@@ -219,7 +226,7 @@ def test_extremes_in_the_header_end_in_an_error_or_in_an_image_of_that_size(file
 class TestSubstreams:
   def _refused(self, files, substreams, match="other bytes than their symbols encode to: .*copy"):
     with pytest.raises(bitstream.BitstreamError, match=match):
-      files.model.decompress(_file(files.parsed[2][0], substreams))
+      files.model.decompress(files.file(files.parsed[2][0], substreams))
 
   @pytest.mark.parametrize("stream", [b"", b"\x80" * 20_000, b"\xff" * 20_000])
   def test_of_no_bytes_or_far_too_many_are_refused(self, files, stream):
@@ -232,7 +239,7 @@ class TestSubstreams:
   def test_of_one_or_two_bytes_come_to_an_end(self, files, stream):
     """With the escapes of tensorflow-compression, 0x80 never ended; here it may be valid."""
     for substreams in (*files.with_one(lambda _: stream), [stream] * files.count):
-      data = _file(files.parsed[2][0], substreams)
+      data = files.file(files.parsed[2][0], substreams)
       assert files.outcome(data) in ("BitstreamError", "image")
 
   @pytest.mark.parametrize("end", [bytes(1), bytes(7), b"\x80" * 9, b"\x01" * 20, b"\xff" * 300])
@@ -252,7 +259,7 @@ class TestSubstreams:
       for i in range(1, min(12, max(map(len, substreams))))
       for cut in files.with_one(lambda stream, i=i: stream[: max(len(stream) - i, 1)])
     ]
-    found = [files.outcome(_file(header, cut)) for cut in cuts if cut != substreams]
+    found = [files.outcome(files.file(header, cut)) for cut in cuts if cut != substreams]
     assert set(found) <= {"BitstreamError", "image"}
     assert "BitstreamError" in found or files.count == 1
 

@@ -39,6 +39,17 @@ from khuvcm_tf.training.options import CodecOptions
     ),
     ("component_weights", (4.0, -1.0, 1.0), r"--component_weights=4\.0,-1\.0,1\.0 .*at least 0"),
     ("component_weights", (4.0, np.inf, 1.0), r"--component_weights=4\.0,inf,1\.0 "),
+    (
+      "lambda_range",
+      (0.1,),
+      r"--lambda_range=0\.1 is out of range, expected two numbers, ",
+    ),
+    (
+      "lambda_range",
+      (0.1, 0.1),
+      r"--lambda_range=0\.1,0\.1 .*the smaller one first, as in 0",
+    ),
+    ("lambda_range", (0.0, 0.1), r"--lambda_range=0\.0,0\.1 is out of range, expected above 0"),
     ("codec", None, r"found no --codec, expected one, or --init_from=MODEL of the codec to train"),
   ],
 )
@@ -47,6 +58,38 @@ def test_values_that_are_out_of_range_or_contradict_each_other_are_refused(
 ):
   with pytest.raises(OptionsError, match=f"^{message}[^\n]*$"):
     toy.make_options(**{"validation_images": "more_photos", field: value})
+
+
+@pytest.mark.parametrize(
+  "field, message",
+  [
+    ("lmbda", r"found both of --lambda and --lambda_range, expected one of them: --lambda for a c"),
+    ("lambda_chroma", r"found both of --lambda_chroma and --lambda_range, .*--component_weights"),
+  ],
+)
+def test_a_range_of_lambda_stands_in_place_of_lambda(toy, field, message):
+  with pytest.raises(OptionsError, match=f"^{message}[^\n]*$"):
+    toy.make_options(lambda_range=(0.01, 0.1), **{field: 0.02})
+
+
+@pytest.mark.parametrize(
+  "fields, message",
+  [
+    (
+      {"arguments": {"num_qualities": 3}},
+      r"found no --lambda_range, expected one for a codec of 3 qualities; give the lambdas of the "
+      r"lowest and of the highest, as in --lambda_range=0\.0016,0\.1024",
+    ),
+    (
+      {"lambda_range": (0.01, 0.1)},
+      r"found --lambda_range, expected --lambda for a codec of one rate; give that, or make it a "
+      r"codec of several rates with --argument=num_qualities=7",
+    ),
+  ],
+)
+def test_codecs_of_several_rates_and_they_alone_have_a_range_of_lambda(toy, fields, message):
+  with pytest.raises(OptionsError, match=f"^{message}$"):
+    task.CodecTask(toy.make_options(**fields))
 
 
 def test_every_choice_of_the_distortion_is_one():
@@ -69,6 +112,7 @@ def test_what_a_resumed_run_must_not_change_is_what_its_checkpoints_depend_on():
     "codec",
     "argument",
     "lambda",
+    "lambda_range",
     "distortion",
     "component_weights",
     "lambda_chroma",
@@ -78,6 +122,8 @@ def test_what_a_resumed_run_must_not_change_is_what_its_checkpoints_depend_on():
 def test_flags_have_the_names_that_flagfiles_and_recorded_flags_use(toy):
   made = toy.make_options(lmbda=0.02, arguments={"depth": 3}, component_weights=(4.0, 0.5, 1.0))
   lines = options.to_flags(made)
+  several_rates = toy.make_options(lambda_range=(0.0016, 0.1024))
+  assert "--lambda_range=0.0016,0.1024" in options.to_flags(several_rates)
   assert {"--codec=toy", "--argument=depth=3", "--lambda=0.02", "--crop_size=64"} < set(lines)
   assert "--component_weights=4.0,0.5,1.0" in lines
   json.dumps(lines)

@@ -23,11 +23,16 @@ def _variables(workdir: str) -> dict[str, np.ndarray]:
   return {name: reader.get_tensor(name) for name in names if "save_counter" not in name}
 
 
+_SEVERAL_RATES = {"arguments": {"num_qualities": 3}, "lambda_range": (0.01, 0.16)}
+
+
+@pytest.mark.parametrize("rates", [{}, _SEVERAL_RATES], ids=["one rate", "several rates"])
 def test_a_resumed_run_ends_with_the_weights_moments_and_noise_of_an_unbroken_one(
-  toy, photos, tmp_path
+  toy, photos, tmp_path, rates
 ):
   def train(name, max_steps):
     fields = {"train_images": photos, "checkpoint_steps": 4, "learning_rate_schedule": "constant"}
+    fields.update(rates)
     workdir = str(tmp_path / name)
     task.train(toy.make_options(workdir=workdir, max_steps=max_steps, ema=0.9, **fields))
     return _variables(workdir)
@@ -44,18 +49,21 @@ def test_a_resumed_run_ends_with_the_weights_moments_and_noise_of_an_unbroken_on
     np.testing.assert_allclose(resumed[name], value, rtol=0, atol=tolerance, err_msg=name)
 
 
+class _Writer:
+  """Keeps the names of what it is given."""
+
+  def __init__(self):
+    self.names = []
+
+  def image(self, step, name, image):
+    self.names.append(name)
+
+  histogram = image
+
+
 def test_validation_returns_means_over_whole_images_and_draws(toy, photos):
-  class Writer:
-    def __init__(self):
-      self.names = []
-
-    def image(self, step, name, image):
-      self.names.append(name)
-
-    histogram = image
-
   made = task.CodecTask(toy.make_options(train_images=photos, validation_images=photos))
-  writer = Writer()
+  writer = _Writer()
   means = made.validate(3, writer)
   each = [made.model.validate(image[np.newaxis])[1] for image in made._validation_images]
   assert len(each) == 6
@@ -70,6 +78,102 @@ def test_validation_returns_means_over_whole_images_and_draws(toy, photos):
     "latents/costliest_channels",
     "latents/bits_per_position",
   ]
+
+
+def test_validation_of_several_rates_has_all_qualities_and_the_mean_over_them(
+  toy, photos, monkeypatch
+):
+  options = toy.make_options(
+    train_images=photos, validation_images=photos, validation_limit=2, **_SEVERAL_RATES
+  )
+  made, writer, shown = task.CodecTask(options), _Writer(), []
+  monkeypatch.setattr(task.summaries, "write_comparison", lambda *given: shown.append([*given[2:]]))
+  means = made.validate(3, writer)
+  images = made._validation_images
+  for name in ("loss", "bpp", "psnr"):
+    of_qualities = [
+      np.mean([float(made.model.validate(image[np.newaxis], q)[1][name]) for image in images])
+      for q in (0.0, 1.0, 2.0)
+    ]
+    found = [means[f"quality_{k}/{name}"] for k in range(3)]
+    np.testing.assert_allclose(found, of_qualities, rtol=1e-6)
+    assert means[name] == pytest.approx(np.mean(found), rel=1e-6)
+  assert len([name for name in means if "/" in name]) == 9
+  assert {"distortion", "bpp_y", "bpp_z"} < means.keys()
+  assert [name for name, *_ in shown] == ["validation/0", "validation/1"]
+  for (_, image, decoded), expected in zip(shown, images):
+    np.testing.assert_array_equal(image, expected)
+    np.testing.assert_array_equal(decoded, made.model.validate(image[np.newaxis], 1.0)[0][0])
+  assert len(made.summary(means)) < 45
+
+
+def test_examples_of_several_rates_are_those_of_one_with_a_draw_for_each(toy, photos):
+  one, several = (
+    task.CodecTask(toy.make_options(train_images=photos, seed=5, **rates))
+    for rates in ({}, _SEVERAL_RATES)
+  )
+  expected = one.batches(3, (0, 1)).take(2).as_numpy_iterator()
+  draws = pipeline.training_draws(2, 5, 3).take(2).as_numpy_iterator()
+  found = several.batches(3, (0, 1)).take(2).as_numpy_iterator()
+  for images, draw, both in zip(expected, draws, found):
+    np.testing.assert_array_equal(both[0], images)
+    np.testing.assert_array_equal(both[1], draw)
+
+
+def _gains(codec, quality: float) -> list[np.ndarray]:
+  """Returns the gains of analysis and synthesis at q, [M] each."""
+  (branch,) = codec.branches
+  return [gain.gains(tf.constant(quality)).numpy() for gain in branch.gains.values()]
+
+
+@pytest.mark.parametrize(
+  "lmbda, neutral",
+  [
+    (0.02, 0.5),
+    (0.16, 2.0),
+    (9.0, 2.0),
+    (0.001, 0.0),
+    (None, 1.0),
+    ([0.01, 0.04], 0.5),
+  ],
+)
+def test_gains_begin_at_1_where_lambda_is_that_of_the_model_that_a_run_starts_from(
+  toy, photos, tmp_path, lmbda, neutral
+):
+  description = {**_DESCRIPTION, "arguments": {}, "lambda": lmbda}
+  folder = _write_described(tmp_path / "m", description, toy.build())
+  options = toy.make_options(train_images=photos, init_from=folder, **_SEVERAL_RATES)
+  codec = task.CodecTask(options).codec
+  np.testing.assert_allclose(_gains(codec, neutral), 1.0, rtol=1e-6)
+  # An octave of lambda is half a quality here.
+  ratio = _gains(codec, 1.5)[0] / _gains(codec, 1.0)[0]
+  np.testing.assert_allclose(ratio, 2**0.4, rtol=1e-6)
+  np.testing.assert_allclose(np.prod(_gains(codec, 0.7), axis=0), 1.0, rtol=1e-6)
+  stored = np.load(f"{folder}/weights.npz")
+  for name, value in _values(codec).items():
+    if "gain" not in name:
+      np.testing.assert_array_equal(value, stored[name])
+
+
+def test_without_a_model_to_start_from_gains_are_1_at_the_middle_and_follow_the_range(toy, photos):
+  options = toy.make_options(train_images=photos, **_SEVERAL_RATES)
+  codec = task.CodecTask(options).codec
+  for k, octaves in enumerate((-2, 0, 2)):
+    np.testing.assert_allclose(_gains(codec, k)[0], 2 ** (0.4 * octaves), rtol=1e-6)
+
+
+def test_a_run_that_starts_from_a_model_of_several_rates_takes_its_gains(toy, photos, tmp_path):
+  model = codecs.create("toy", num_qualities=3)
+  description = {**_DESCRIPTION, "arguments": {"num_qualities": 3}, "lambda": [0.01, 0.16]}
+  folder = _write_described(tmp_path / "m", description, model)
+  given = toy.make_options(
+    train_images=photos, init_from=folder, codec=None, lambda_range=(0.02, 0.32)
+  )
+  options = task.with_codec_of_init_from(given)
+  assert options.arguments == {"num_qualities": 3}
+  stored = np.load(f"{folder}/weights.npz")
+  for name, value in _values(task.CodecTask(options).codec).items():
+    np.testing.assert_array_equal(value, stored[name])
 
 
 @pytest.mark.parametrize("limit, expected", [(16, 3), (2, 2)])
