@@ -56,6 +56,7 @@ def run_compress(options: CompressOptions) -> str:
   """
   model = open_model(options.model, options.precision)
   rate = Rate(options.quality, options.target_bytes, options.target_bpp, options.target_psnr)
+  rate_control.check(model, rate)
   if is_raw(options.input):
     jobs = compress_frames(
       model,

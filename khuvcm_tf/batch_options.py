@@ -84,7 +84,7 @@ class CompressOptions:
     if len(given) > 1:
       raise OptionsError(f"found {' and '.join(given)}, expected one of them at most")
     if is_raw(self.input):
-      _refuse_given(self, ("alpha",), self.input, "images")
+      _refuse_given(self, ("alpha", "target_psnr"), self.input, "images")
     else:
       names = ("frames", "width", "height", "bit_depth")
       _refuse_given(self, names, self.input, ".yuv and .y4m files")

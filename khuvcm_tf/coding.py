@@ -22,7 +22,7 @@ from typing import Callable, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from khuvcm_tf import bitstream
+from khuvcm_tf import bitstream, model_folders
 from khuvcm_tf.bitstream import ops as bitstream_ops
 from khuvcm_tf.codecs import codec as codec_lib
 from khuvcm_tf.codecs.input_format import Planes
@@ -34,7 +34,10 @@ from khuvcm_tf.ops.padding import padded_size
 # Of a fingerprint's 8 bytes, those of the entropy model; the others are of the synthesis.
 ENTROPY_BYTES = 5
 
-DEFAULT_QUALITY = 50.0
+# The least quality of each step but the first: float32, so that graphs find the same steps.
+_LEAST_QUALITIES = (
+  (np.arange(bitstream.QUALITY_STEPS) + 0.5) * bitstream.MAX_QUALITY / bitstream.QUALITY_STEPS
+).astype(np.float32)
 
 # Memory of an image's pixel beside the bands, in float32: the image as bytes and floats, padded
 # and cropped, and a second branch's inputs from the first (measured: 25 for RGB, 46 and 40 more for
@@ -87,6 +90,7 @@ class Model(tf.Module):
     super().__init__()
     self.codec, self.entropy_models = codec, list(entropy_models)
     self.fingerprint, self.description = fingerprint, description
+    self.default_quality = model_folders.default_quality(description)
     planes = tuple(
       tf.TensorSpec((1, None, None, channels), codec.plane_dtype)
       for channels in codec.input_format.plane_channels
@@ -131,13 +135,13 @@ class Model(tf.Module):
     """Returns the step of a quality, 0 .. 255, as files have it; `compress` has the rest."""
     if quality is not None:
       self.check_qualities(f"quality {quality:g}")
-    if self.codec.num_qualities is None:
+    if self.default_quality is None:
       return 0
     if quality is None:
-      quality = self.description.get("default_quality", DEFAULT_QUALITY)
+      quality = self.default_quality
     if not 0 <= quality <= bitstream.MAX_QUALITY:
       raise ModelError(f"quality is {quality:g}, expected 0 to {bitstream.MAX_QUALITY}")
-    return round(bitstream.QUALITY_STEPS * quality / bitstream.MAX_QUALITY)
+    return step_of(quality)
 
   def prepare(self, image: np.ndarray | frames.Frame) -> Prepared:
     """Does what is the same for all qualities; arguments and errors are those of `compress`."""
@@ -195,6 +199,11 @@ class Model(tf.Module):
     header, substreams = bitstream.parse(data, max_pixels)
     self._check_fingerprint(header.fingerprint, allow_other_synthesis)
     self._check_kind(header, len(substreams))
+    if self.default_quality is not None and bitstream.version_of(data) == 1:
+      raise bitstream.BitstreamError(
+        "the file has format version 1, which has no quality, expected 2 for a model of several "
+        "rates; use the model that wrote it"
+      )
     if luma_only and len(self.entropy_models) == 1:
       raise ModelError(
         f"a model of codec {self.description['codec']} codes luma and chroma together, expected "
@@ -267,10 +276,11 @@ class Model(tf.Module):
     """
     height, width = tf.unstack(tf.shape(planes[0])[1:3])
     fingerprint = tf.constant(self.fingerprint)
+    if (quality is None) != (self.default_quality is None):
+      raise ValueError(f"`quality` is {quality}, expected one of a model of several rates alone")
     step, checks = 0, []
     if quality is not None:
-      steps = tf.cast(quality, tf.float64) * bitstream.QUALITY_STEPS / bitstream.MAX_QUALITY
-      step = tf.cast(tf.round(steps), tf.int32)
+      step = tf.searchsorted(_LEAST_QUALITIES, quality[tf.newaxis], side="right")[0]
       in_range = (quality >= 0) & (quality <= bitstream.MAX_QUALITY)
       checks = [
         tf.debugging.Assert(
@@ -307,6 +317,7 @@ class Model(tf.Module):
         ),
         tf.debugging.Assert(
           tf.reduce_any(header.input_format == tf.constant(input_formats))
+          & ((header.quality == 0) | (self.default_quality is not None))
           & (tf.size(substreams) == len(self.codec.substreams)),
           ["the file holds another kind of image; use the model and signature that wrote it"],
         ),
@@ -343,7 +354,7 @@ class Model(tf.Module):
   @property
   def _format_version(self) -> int:
     """Of the files: models of one rate write the first, which older programs read, too."""
-    return 1 if self.codec.num_qualities is None else 2
+    return 1 if self.default_quality is None else 2
 
   def _quality(self, step: tf.Tensor) -> tf.Tensor | None:
     """Returns q of a step of quality, float64; None of a model of one rate."""
@@ -384,11 +395,10 @@ class Model(tf.Module):
     Returns:
       The results of `code`.
     """
-    quality = self._quality(step)
-    x, context, coded = self.codec.samples(planes), codec_lib.Context(run, quality=quality), []
+    context = codec_lib.Context(run, quality=self._quality(step))
+    x, coded = self.codec.samples(planes), []
     for branch, model in zip(self.codec.branches, self.entropy_models):
-      y = branch.analyze(x, context) if coded else first
-      y = branch.scaled(y, quality)
+      y = branch.encode(x, context) if coded else branch.scaled(first, context)
       z = branch.entropy_model.side_information(y)
       coded.append(code(model, y, z))
       if branch is not self.codec.branches[-1]:
@@ -397,8 +407,8 @@ class Model(tf.Module):
 
   def check_qualities(self, given: str):
     """Raises ModelError where a quality or a target is given to a model of one rate."""
-    if self.codec.num_qualities is None:
-      raise ModelError(one_rate(given))
+    if self.default_quality is None:
+      raise ModelError(one_rate_text(given))
 
   def check_frames(self):
     """Raises ModelError where raw frames cannot be compressed: the codec is not one of 4:2:0."""
@@ -411,7 +421,7 @@ class Model(tf.Module):
   def _check_kind(self, header: bitstream.Header, number: int):
     """Raises BitstreamError where a file does not hold what the model codes."""
     input_format = header.input_format
-    if header.quality and self.codec.num_qualities is None:
+    if header.quality and self.default_quality is None:
       raise bitstream.BitstreamError(
         f"the file has quality {header.quality}, expected 0 for a model of one rate; use the model "
         "that wrote it"
@@ -493,7 +503,12 @@ _INEXACT = (
 )
 
 
-def one_rate(given: str) -> str:
+def step_of(quality: float) -> int:
+  """Returns the step nearest to a quality of 0 .. 100, 0 .. 255."""
+  return int(np.searchsorted(_LEAST_QUALITIES, np.float32(quality), side="right"))
+
+
+def one_rate_text(given: str) -> str:
   """Returns the text of the error that a model of one rate was given a quality or a target."""
   return (
     f"a model of one rate was given {given}, expected none; leave it out, or use a model of "

@@ -17,7 +17,7 @@ import os
 
 import numpy as np
 
-from khuvcm_tf import errors
+from khuvcm_tf import bitstream, errors
 
 FORMAT = 1  # of model.json and the files beside it
 DESCRIPTION = "model.json"
@@ -26,6 +26,24 @@ DEFAULT = "mbt2018_variable"  # the shipped model of programs that are given non
 
 class ModelError(errors.Error):
   """A model that cannot be used, or not for this file or image."""
+
+
+def default_quality(description: dict[str, object]) -> float | None:
+  """Returns the quality at which a model codes where none is given; None of a model of one rate.
+
+  Raises:
+    ModelError: it is none.
+  """
+  if description["arguments"].get("num_qualities") is None:
+    return None
+  quality = description.get("default_quality", 50.0)
+  is_number = isinstance(quality, (int, float)) and not isinstance(quality, bool)
+  if not is_number or not 0 <= quality <= bitstream.MAX_QUALITY:
+    raise ModelError(
+      f"{DESCRIPTION} has default_quality={quality!r}, expected a number of 0 to "
+      f"{bitstream.MAX_QUALITY}; correct it"
+    )
+  return float(quality)
 
 
 def find(path_or_name: str) -> str:

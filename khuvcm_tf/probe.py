@@ -49,7 +49,7 @@ def describe(path: str) -> dict[str, object]:
   return {
     "file": path,
     "bytes": len(data),
-    "format_version": data[3],
+    "format_version": bitstream.version_of(data),
     "input_format": _FORMAT_NAMES[header.input_format],
     "bit_depth": header.bit_depth,
     "quality": bitstream.quality_of(data),

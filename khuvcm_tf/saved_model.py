@@ -8,9 +8,9 @@ A process needs TensorFlow and the compiled ops of tensorflow-compression, nothi
   data = model.signatures["compress"](image=image)["data"]      # uint8 [H, W, 3] -> string
   image = model.signatures["decompress"](data=data)["image"]
 
-A model of several rates has another input for both, `quality`: float32, 0 .. 100.
 Codecs of 4:2:0 also have `compress_frame` (y uint16 [H, W, 1], uv uint16 [h, w, 2], bits int32 ->
-data) and `decompress_frame` (data -> y, uv, bits).
+data) and `decompress_frame` (data -> y, uv, bits). Of a model of several rates `compress` and
+`compress_frame` have another input, `quality`: float32, 0 .. 100.
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ def export(model: coding.Model, folder: str) -> None:
   try:
     tf.saved_model.save(module, temporary, signatures=signatures)
     model_folders.write_fingerprint(temporary, model.fingerprint)
+    if model.default_quality is not None:
+      with open(os.path.join(temporary, _DEFAULT_QUALITY), "w", encoding="ascii") as file:
+        file.write(f"{model.default_quality}\n")
     if os.path.isdir(folder):
       os.rmdir(folder)
     os.rename(temporary, os.path.abspath(folder))
@@ -107,12 +110,13 @@ def _of_frames(model: coding.Model):
 
 
 _DATA = tf.TensorSpec((), tf.string, name="data")
+_DEFAULT_QUALITY = "default_quality"  # a file of an export of several rates
 _QUALITY = tf.TensorSpec((), tf.float32, name="quality")
 
 
 def _quality(model: coding.Model) -> list[tf.TensorSpec]:
   """Returns the inputs that a signature has for quality: none of a model of one rate."""
-  return [] if model.codec.num_qualities is None else [_QUALITY]
+  return [] if model.default_quality is None else [_QUALITY]
 
 
 def _signature(function, *specs: tf.TensorSpec):
@@ -131,6 +135,10 @@ class ExportedModel:
     try:
       self._signatures = tf.saved_model.load(folder).signatures
       self.fingerprint = model_folders.read_fingerprint(folder)
+      self.default_quality = None
+      if "quality" in self._signatures["compress"].structured_input_signature[1]:
+        with open(os.path.join(folder, _DEFAULT_QUALITY), encoding="ascii") as file:
+          self.default_quality = float(file.read())
     except Exception as error:  # TensorFlow raises whatever damage leads it to.
       reason = " ".join(str(error).split())[:300]
       raise coding.ModelError(
@@ -143,7 +151,7 @@ class ExportedModel:
       )
 
   def compress(self, image: np.ndarray | frames.Frame, quality: float | None = None) -> bytes:
-    """As `coding.Model.compress`; the default quality is 50."""
+    """As `coding.Model.compress`."""
     if isinstance(image, frames.Frame):
       y, uv = coding.frame_to_planes(image)
       inputs = {
@@ -157,11 +165,11 @@ class ExportedModel:
       # Models that were exported earlier have another name for it.
       name = next(each for each in compress.structured_input_signature[1] if each != "quality")
       inputs = {name: tf.constant(coding.checked(image))}
-    if "quality" in compress.structured_input_signature[1]:
-      quality = coding.DEFAULT_QUALITY if quality is None else quality
+    if self.default_quality is not None:
+      quality = self.default_quality if quality is None else quality
       inputs["quality"] = tf.constant(quality, tf.float32)
     elif quality is not None:
-      raise coding.ModelError(coding.one_rate(f"quality {quality:g}"))
+      self.check_qualities(f"quality {quality:g}")
     try:
       return compress(**inputs)["data"].numpy()
     except tf.errors.InvalidArgumentError as error:
@@ -194,6 +202,11 @@ class ExportedModel:
       return coding.planes_to_frame(found["y"].numpy(), found["uv"].numpy(), header.bit_depth)
     except tf.errors.InvalidArgumentError as error:
       raise bitstream.BitstreamError(coding.assertion(error)) from error
+
+  def check_qualities(self, given: str):
+    """As `coding.Model.check_qualities`."""
+    if self.default_quality is None:
+      raise coding.ModelError(coding.one_rate_text(given))
 
   def check_frames(self):
     """As `coding.Model.check_frames`."""

@@ -8,7 +8,14 @@ import pathlib
 import numpy as np
 import pytest
 
-from khuvcm_tf import atomic_files, batch_coding, bitstream, coding, model_folders
+from khuvcm_tf import (
+  atomic_files,
+  batch_coding,
+  bitstream,
+  coding,
+  model_folders,
+)
+from khuvcm_tf.batch_options import CompressOptions
 from khuvcm_tf.data import image_files
 from khuvcm_tf.data.image_files import ImageError
 
@@ -18,7 +25,7 @@ MODEL = pathlib.Path(__file__).parent / "golden" / "mbt2018_mean" / "model"
 class _Plain:
   """Stands for a model: the height, width and first sample are the whole file."""
 
-  def compress(self, image):
+  def compress(self, image, quality=None):
     if image[0, 0, 0] == 13:
       raise coding.ModelError("a latent lies too far")
     return bytes([*image.shape[:2], image[0, 0, 0]])
@@ -245,3 +252,46 @@ class TestProgress:
     assert ("3/3" in capsys.readouterr().err) == terminal
     batch_coding.compress(model, "photos/a.png", "a.kvc")
     assert capsys.readouterr().err == ""
+
+
+class TestRates:
+  VARIABLE = str(MODEL.parents[1] / "mbt2018_variable" / "model")
+
+  @pytest.fixture(scope="class")
+  def photos(self, tmp_path_factory):
+    """A folder of two photos, one of them grey."""
+    import skimage.data
+
+    folder, photo = tmp_path_factory.mktemp("rates") / "photos", skimage.data.astronaut()
+    folder.mkdir()
+    image_files.write_image(str(folder / "a.png"), photo[60:124, 180:308])
+    image_files.write_image(str(folder / "b.png"), photo[30:47, 200:233, :1])
+    return folder
+
+  def _run(self, photos, model=VARIABLE, **given):
+    output = photos.parent / "out"
+    options = CompressOptions(model, str(photos), str(output), overwrite=True, **given)
+    line = batch_coding.run_compress(options)
+    return line, [(output / f"{name}.kvc").read_bytes() for name in ("a", "b")]
+
+  def test_of_a_folder_are_those_of_each_image(self, photos):
+    line, files = self._run(photos, quality=20.0)
+    assert [bitstream.parse(data)[0].quality for data in files] == [51, 51]
+    assert line.endswith(
+      f" -> {sum(map(len, files))} bytes in {photos.parent / 'out'}, quality 20.0"
+    )
+    most = len(files[0])
+    line, files = self._run(photos, target_bytes=most)
+    assert all(len(data) <= most for data in files)
+    first, second = (bitstream.quality_of(data) for data in files)
+    assert first < second == 100 and line.endswith(f", quality {first:.1f} to 100.0")
+
+  def test_that_the_model_lacks_are_refused_once(self, photos, capsys):
+    for given in ({"quality": 3.0}, {"target_psnr": 30.0}):
+      with pytest.raises(coding.ModelError, match=r"^a model of one rate was given "):
+        self._run(photos, str(MODEL), **given)
+    assert capsys.readouterr().err == ""
+
+  def test_are_not_told_of_models_of_one_rate(self, photos):
+    line, _ = self._run(photos, str(MODEL))
+    assert line.endswith(f"bytes in {photos.parent / 'out'}")

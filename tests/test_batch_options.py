@@ -60,3 +60,35 @@ def test_defaults_are_valid():
   options = check(DecompressOptions("kvc", "out"))
   assert options.max_pixels == bitstream.DEFAULT_MAX_PIXELS and options.rate is None
   assert not batch_options.is_raw("out")
+
+
+@pytest.mark.parametrize(
+  "given",
+  [
+    {"quality": 30, "target_bytes": 9},
+    {"target_bpp": 1.0, "target_psnr": 30.0},
+    {"quality": 0, "target_psnr": 30.0},
+  ],
+)
+def test_one_of_quality_and_targets_is_given(given):
+  first, second = (f"--{name}" for name in given)
+  with pytest.raises(
+    OptionsError, match=rf"^found {first} and {second}, expected one of them at mo"
+  ):
+    CompressOptions("m", "a.png", "out", **given)
+
+
+def test_a_psnr_of_raw_frames_is_refused():
+  CompressOptions("m", "clip.y4m", "out", target_bytes=9)
+  with pytest.raises(
+    OptionsError, match=r"^found --target_psnr for clip.y4m, expected it for imag"
+  ):
+    CompressOptions("m", "clip.y4m", "out", target_psnr=30.0)
+
+
+@pytest.mark.parametrize(
+  "given", [{"quality": -1}, {"quality": 100.5}, {"target_bytes": 0}, {"target_bpp": 0.0}]
+)
+def test_qualities_and_targets_out_of_range_are_refused(given):
+  with pytest.raises(OptionsError, match="is out of range, expected"):
+    check(CompressOptions("m", "a.png", "out", **given))

@@ -27,9 +27,9 @@ _GOLDEN_FILES = {
     (_FINGERPRINT, 3, 8, 17, 33),
     [bytes([part]) * part for part in range(16)],
   ),
-  "container_quality": ((_FINGERPRINT, 0, 8, 512, 768, 200), [b"side", b"latents"]),
+  "container_rgb_quality": ((_FINGERPRINT, 0, 8, 512, 768, 200), [b"side", b"latents"]),
 }
-_OF_VERSION_2 = ("container_quality",)
+_OF_VERSION_2 = ("container_rgb_quality",)
 
 
 def _sealed(body: bytes) -> bytes:

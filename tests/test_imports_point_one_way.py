@@ -24,7 +24,7 @@ ARROWS = {
   "options": [],
   "runs": ["options", "data"],
   "results": ["options"],
-  "model_folders": [],
+  "model_folders": ["bitstream"],
   "probe": ["bitstream", "model_folders"],
   "coding": ["codecs", "bitstream", "data", "model_folders"],
   "rate_control": ["coding"],

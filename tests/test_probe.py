@@ -55,6 +55,14 @@ def test_a_model_that_is_not_shipped_has_no_name(models):
   )
 
 
+def test_the_quality_of_version_2_is_described():
+  described = probe.describe(str(GOLDEN / "container_rgb_quality.kvc"))
+  assert described["format_version"] == 2
+  assert described["quality"] == pytest.approx(200 / 2.55)
+  assert "(fingerprint 0123456789abcdef), quality 78.4\n" in probe.text(described)
+  assert probe.describe(str(GOLDEN / "container_rgb.kvc"))["quality"] is None
+
+
 def test_images_of_any_size_are_described():
   path = GOLDEN / "container_ycbcr444_10_bits.kvc"
   assert probe.describe(str(path))["height"] == 65535

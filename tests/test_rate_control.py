@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import skimage.data
 
-from khuvcm_tf import bitstream, coding, model_files, rate_control
-from khuvcm_tf.data import frames
+from khuvcm_tf import bitstream, coding, model_files, model_folders, rate_control
 from khuvcm_tf.rate_control import Rate
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -18,8 +17,8 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 @pytest.fixture(scope="module")
 def model():
-  """A model of three anchor qualities."""
-  return model_files.load(str(GOLDEN / "mbt2018_variable" / "model"))
+  """The shipped model: only of trained ones do bits and PSNR rise with the quality."""
+  return model_files.load("mbt2018_variable")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +59,7 @@ class TestQuality:
 
   def test_is_the_models_default_where_none_is_given(self, model, photo, monkeypatch):
     assert _step(model.compress(photo)) == 128
-    monkeypatch.setitem(model.description, "default_quality", 100)
+    monkeypatch.setattr(model, "default_quality", 100)
     assert _step(rate_control.compress(model, photo, rate_control.DEFAULT)) == 255
 
   def test_gives_the_same_file_twice_and_neighbours_differ(self, model, photo):
@@ -131,14 +130,34 @@ class TestPsnr:
     with pytest.raises(coding.ModelError, match=text):
       rate_control.compress(model, photo, Rate(psnr=60))
 
-  def test_of_raw_frames_is_refused(self):
-    of_frames = model_files.load(str(GOLDEN / "luma_chroma420" / "model"))
-    of_frames.codec.num_qualities = 3
-    frame = frames.Frame(*(np.zeros(s, np.uint8) for s in ((8, 8), (4, 4), (4, 4))), 8)
-    with pytest.raises(
-      coding.ModelError, match=r"^found a raw frame, expected an image for a targ"
-    ):
-      rate_control.compress(of_frames, frame, Rate(psnr=30))
+  def test_that_only_some_steps_have_is_found(self, model, photo, monkeypatch):
+    """Of flat images PSNR goes up and down with the step."""
+    monkeypatch.setattr(model, "decoded", lambda _, step: photo if 96 <= step < 110 else 0 * photo)
+    assert _step(rate_control.compress(model, photo, Rate(psnr=40))) == 96
+
+
+@pytest.mark.parametrize(
+  "given", [{"quality": 3, "bytes": 9}, {"bpp": math.nan}, {"psnr": math.inf}, {"bytes": 0}]
+)
+def test_odd_rates_are_refused(given):
+  with pytest.raises(rate_control.RateError, match="expected"):
+    Rate(**given)
+
+
+def test_steps_are_those_nearest_to_a_quality():
+  for quality in np.linspace(0, 100, 2001):
+    step = coding.step_of(quality)
+    assert abs(step - 2.55 * quality) <= 0.5 + 1e-4
+    if quality * 10 % 1 == 0:  # as files say it
+      assert coding.step_of(step * 100 / 255) == step
+  assert [coding.step_of(quality) for quality in (0, 10, 30, 50, 100)] == [0, 26, 77, 128, 255]
+
+
+@pytest.mark.parametrize("value", ["high", None, 200, -1, True, math.nan])
+def test_an_odd_default_quality_is_refused(value):
+  description = {"arguments": {"num_qualities": 3}, "default_quality": value}
+  with pytest.raises(coding.ModelError, match=r"^model.json has default_quality=.*, expected a"):
+    model_folders.default_quality(description)
 
 
 class TestModelsOfOneRate:
@@ -156,8 +175,10 @@ class TestModelsOfOneRate:
     match = rf"^a model of one rate was given {given}, expected none; leave it out, or use a model"
     with pytest.raises(coding.ModelError, match=match):
       rate_control.compress(fixed, photo, rate)
+    with pytest.raises(coding.ModelError, match=match):
+      rate_control.check(fixed, rate)
 
-  def test_refuse_files_of_a_quality(self, photo):
+  def test_refuse_files_of_a_quality_and_the_other_way_round(self, model, photo):
     fixed = model_files.load(str(GOLDEN / "mbt2018_mean" / "model"))
     header, substreams = bitstream.parse(fixed.compress(photo))
     data = bitstream.pack(header._replace(quality=7), substreams, version=2)
@@ -165,6 +186,9 @@ class TestModelsOfOneRate:
       bitstream.BitstreamError, match=r"has quality 7, expected 0 for a model of on"
     ):
       fixed.decompress(data)
+    of_version_1 = bitstream.pack(header._replace(fingerprint=model.fingerprint), substreams)
+    with pytest.raises(bitstream.BitstreamError, match=r"version 1, which has no quality, exp"):
+      model.decompress(of_version_1)
     same = bitstream.pack(header, substreams, version=2)
     np.testing.assert_array_equal(
       fixed.decompress(same), fixed.decompress(bitstream.pack(header, substreams))

@@ -15,7 +15,15 @@ import skimage.data
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from khuvcm_tf import batch_coding, bitstream, coding, model_files, model_folders, saved_model
+from khuvcm_tf import (
+  batch_coding,
+  bitstream,
+  coding,
+  model_files,
+  model_folders,
+  rate_control,
+  saved_model,
+)
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 MODEL = str(GOLDEN / "mbt2018_mean" / "model")
@@ -283,6 +291,51 @@ class TestExportedModel:
       exported.decompress(data, allow_other_synthesis=True)
     with pytest.raises(coding.ModelError, match=r"`image` is float32 \[4, 4, 3\], expected uint"):
       exported.compress(np.zeros((4, 4, 3), np.float32))
+
+
+class TestSeveralRates:
+  @pytest.fixture(scope="class")
+  def several(self, tmp_path_factory):
+    """A model with a default quality of its own, and its export."""
+    model = model_files.load(str(GOLDEN / "mbt2018_variable" / "model"), "float64")
+    model.default_quality = 80.0
+    folder = tmp_path_factory.mktemp("exported") / "export"
+    saved_model.export(model, str(folder))
+    return model, saved_model.ExportedModel(str(folder))
+
+  @pytest.mark.parametrize("quality", [*range(0, 101, 10), 0.196, 99.81, None])
+  def test_exports_write_the_bytes_of_the_model(self, several, images, quality):
+    model, exported = several
+    data = exported.compress(images["smallest"], quality)
+    assert data == model.compress(images["smallest"], quality)
+    assert bitstream.quality_of(data) == pytest.approx(80 if quality is None else quality, abs=0.2)
+
+  def test_exports_decode_the_files_of_all_qualities(self, several, images):
+    model, exported = several
+    for quality in (0, 100):
+      data = exported.compress(images["grey"], quality)
+      assert data == model.compress(images["grey"], quality)
+      np.testing.assert_array_equal(exported.decompress(data), model.decompress(data))
+
+  @pytest.mark.parametrize("quality", [-1.0, 100.5, float("nan")])
+  def test_qualities_out_of_range_are_refused(self, several, images, quality):
+    with pytest.raises(coding.ModelError, match=r"quality is out of range, expected 0 to 100$"):
+      several[1].compress(images["smallest"], quality)
+
+  def test_targets_need_the_model_itself(self, several, images):
+    with pytest.raises(
+      coding.ModelError, match=r"^an exported model was given a target of bytes, "
+    ):
+      rate_control.compress(several[1], images["smallest"], rate_control.Rate(bytes=500))
+
+  def test_exports_of_one_rate_refuse_a_quality_and_files_of_one(self, export, images):
+    exported = saved_model.ExportedModel(str(export))
+    with pytest.raises(coding.ModelError, match=r"^a model of one rate was given quality 3, "):
+      exported.compress(images["smallest"], 3)
+    header, substreams = bitstream.parse(exported.compress(images["smallest"]))
+    data = bitstream.pack(header._replace(quality=7), substreams, version=2)
+    with pytest.raises(bitstream.BitstreamError, match="holds another kind of image"):
+      exported.decompress(data)
 
 
 def test_a_model_exported_by_an_earlier_version_calls_its_image_a_picture(tmp_path):

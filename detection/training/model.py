@@ -47,8 +47,6 @@ class DetectorModel(task.TrainableModel):
     features = self.detector.extract_features(batch.images, batch.sizes, training=True)
     found, boxes, are_proposals = self._proposals(features, batch, seed[0])
     found.update(self._heads(features, boxes, are_proposals, batch, seed[1]))
-    for name in ("loss_rpn_loc", "loss_box_reg"):
-      found[name] *= self._options.box_loss_weight
     return {"loss": tf.add_n(list(found.values())), **found}
 
   def _proposals(self, features: Features, batch: Batch, seed: tf.Tensor):

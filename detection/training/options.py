@@ -72,12 +72,6 @@ class DetectorOptions(RunOptions):
   boxes_per_image: int = option(
     64, "Boxes that are drawn for the losses of the heads.", low=4, fixed=True
   )
-  box_loss_weight: float = option(
-    1.0,
-    "Weight of the losses of boxes, of proposals and of detections (detectron2's "
-    "BBOX_REG_LOSS_WEIGHT); more places boxes better.",
-    above=0,
-  )
   weights_dtype: str = option(
     "float16",
     "Type in which the detector's weights are stored.",

@@ -47,7 +47,7 @@ def pack(header: Header, substreams: Sequence[bytes], version: int = 1) -> bytes
     version: of the format, a key of `layout.LAYOUTS`.
 
   Returns:
-    The file: at most 31 bytes more than the substreams for an RGB image with two.
+    The file: at most 32 bytes more than the substreams for an RGB image with two.
 
   Raises:
     TypeError: a field or a substream has another type.
@@ -110,15 +110,19 @@ def parse(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[Header, li
   return reading.header, [*substreams, data[start:last]]
 
 
+def version_of(data: bytes) -> int:
+  """Returns the format version of a file that is valid."""
+  return data[FRAME_BYTES - 2]
+
+
 def quality_of(data: bytes) -> float | None:
-  """Returns the quality of a file, 0 .. 100; None where a model of one rate wrote it.
+  """Returns the quality of a file, 0 .. 100; None of version 1, which models of one rate write.
 
   Raises:
     BitstreamError: the file is not valid.
   """
   header, _ = parse(data, layout_lib.MAX_SIDE**2)
-  is_of_version_1 = data[FRAME_BYTES - 2] == 1
-  return None if is_of_version_1 else header.quality * MAX_QUALITY / QUALITY_STEPS
+  return None if version_of(data) == 1 else header.quality * MAX_QUALITY / QUALITY_STEPS
 
 
 def _typed(name: str, value: object, is_string: bool) -> bytes | int:

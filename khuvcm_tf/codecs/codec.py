@@ -104,9 +104,13 @@ class Branch(tf.keras.layers.Layer):
     parts = {"analysis": self.g_a, "synthesis": self.g_s}
     return {**parts, **self.entropy_model.networks, **self.gains}
 
-  def scaled(self, y: tf.Tensor, quality: tf.Tensor | None) -> tf.Tensor:
-    """Returns what is coded of the latents y that `analyze` gives."""
-    return self.gains["analysis_gain"](y, quality) if self.gains else y
+  def encode(self, x: tf.Tensor, context: Context) -> tf.Tensor:
+    """Returns y, what is coded of samples x, which hold the channels of all branches."""
+    return self.scaled(self.analyze(x, context), context)
+
+  def scaled(self, y: tf.Tensor, context: Context) -> tf.Tensor:
+    """Returns what is coded of the latents that `analyze` gives."""
+    return self.gains["analysis_gain"](y, context.quality) if self.gains else y
 
   def decode(self, y_hat: tf.Tensor, context: Context) -> DecodedBranch:
     """Returns the reconstruction of what was coded."""
@@ -254,7 +258,7 @@ class Codec(tf.keras.Model):
     """
     x, context, bits = self.samples(planes), Context(plain, quality=quality), {}
     for branch in self.branches:
-      y = branch.scaled(branch.analyze(x, context), quality)
+      y = branch.encode(x, context)
       y_hat, bits[branch] = branch.entropy_model(y, training=training)
       context = context.after(branch, y_hat)
     height, width = tf.unstack(tf.shape(planes[0])[1:3])
@@ -264,7 +268,7 @@ class Codec(tf.keras.Model):
     """Returns y of each branch, in bands; later branches get what floats decode of earlier ones."""
     x, context, found = self.samples(planes), Context(in_bands, quality=quality), []
     for branch in self.branches:
-      found.append(branch.scaled(branch.analyze(x, context), quality))
+      found.append(branch.encode(x, context))
       if branch is not self.branches[-1]:
         context = context.after(branch, branch.entropy_model(found[-1])[0])
     return found

@@ -87,8 +87,7 @@ class ModelCoder(Coder):
     versions = self.description.get("versions", {})
     self.version = f"khuvcm_tf {versions.get('khuvcm_tf', 'unknown')}"
     self.conversion = f"codec {self.description['codec']}"
-    if self.description["arguments"].get("num_qualities") is not None:
-      self.quality = self.description.get("default_quality", coding.DEFAULT_QUALITY)
+    self.quality = model_folders.default_quality(self.description)
     self._shared = _Shared(path, precision)
 
   def at(self, quality: float) -> ModelCoder:
@@ -98,7 +97,7 @@ class ModelCoder(Coder):
       CoderError: the model has one rate.
     """
     if self.quality is None:
-      raise CoderError(f"{self.path}: {coding.one_rate(f'quality {quality:g}')}")
+      raise CoderError(f"{self.path}: {coding.one_rate_text(f'quality {quality:g}')}")
     other = copy.copy(self)
     other.quality = quality
     return other
@@ -194,8 +193,12 @@ def coders_at(text: str, precision: str) -> list[ModelCoder]:
     coding.ModelError: there is no such model.
   """
   path, texts = _split(text)
-  coder, qualities = ModelCoder(path, precision), {_quality(path, each) for each in texts}
-  return [coder.at(quality) for quality in sorted(qualities)] or [coder]
+  coder, qualities = ModelCoder(path, precision), sorted({_quality(path, each) for each in texts})
+  if len({coding.step_of(quality) for quality in qualities}) < len(qualities):
+    raise CoderError(
+      f"{text} names qualities that are the same of 256 steps, expected others; leave one out"
+    )
+  return [coder.at(quality) for quality in qualities] or [coder]
 
 
 def joined_qualities(texts: Sequence[str]) -> list[str]:
@@ -221,7 +224,7 @@ def anchor_coders(anchor: anchors.Anchor) -> dict[str, Coder]:
 
 def _named_paths(text: str) -> tuple[str, list[str]]:
   """Returns the name, "" where there is none, and the paths of NAME=PATH1:PATH2."""
-  has_name = "=" in text and not os.path.exists(_split(text)[0])
+  has_name = "=" in text and not _is_model(_split(text)[0])
   name, paths = text.split("=", 1) if has_name else ("", text)
   return name, paths.split(":")
 
@@ -229,7 +232,15 @@ def _named_paths(text: str) -> tuple[str, list[str]]:
 def _split(text: str) -> tuple[str, list[str]]:
   """Returns the path and the qualities, none where there is no @ or where it is the path's."""
   path, at, qualities = text.rpartition("@")
-  return (path, qualities.split(",")) if at and not os.path.exists(text) else (text, [])
+  return (path, qualities.split(",")) if at and not _is_model(text) else (text, [])
+
+
+def _is_model(path: str) -> bool:
+  """Returns whether a path is that of a model; another folder may have its name by chance."""
+  try:
+    return bool(model_folders.find(path))
+  except model_folders.ModelError:
+    return False
 
 
 def _quality(path: str, text: str) -> float:

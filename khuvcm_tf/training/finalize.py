@@ -95,7 +95,7 @@ def check(model: coding.Model, images: Sequence[np.ndarray]) -> None:
 
 
 def _description(options: CodecOptions, step: int, data: str) -> dict[str, object]:
-  several_rates = {"default_quality": coding.DEFAULT_QUALITY} if options.lambda_range else {}
+  several_rates = {"default_quality": 50.0} if options.lambda_range else {}
   return {
     "codec": options.codec,
     "arguments": options.arguments,

@@ -20,6 +20,7 @@ from khuvcm_tf.training import model as model_lib
 from khuvcm_tf.training.options import MS_SSIM_MIN_SIDE, CodecOptions
 
 _IMAGES_SHOWN = 3
+_GAINS = "_gain/log_gain"
 _SHOWN_OF_QUALITIES = ("loss", "bpp", "psnr")
 
 
@@ -56,7 +57,7 @@ class CodecTask(task_lib.Task):
       if options.lambda_range:
         self.codec.reset_gains(first_octaves(options, self.codec.num_qualities))
       if options.init_from:
-        assign_weights_of(options.init_from, self.codec)
+        assign_weights_of(options.init_from, self.codec, options.lambda_range)
     lmbda = options.lambda_range or options.lmbda
     distortion = losses.create(options.distortion, weights)
     self.model = model_lib.RateDistortionModel(self.codec, lmbda, distortion)
@@ -167,7 +168,7 @@ def first_octaves(options: CodecOptions, num_qualities: int) -> np.ndarray:
   """Returns by how many octaves lambda of each quality exceeds that at which gains begin at 1.
 
   That is the lambda of `init_from`, whose latents have the scale that it asks for, and the middle
-  of the range where there is none. A model of several rates counts as its middle.
+  of the range where there is none.
 
   Returns:
     float [K], as `Codec.reset_gains` takes it.
@@ -180,13 +181,28 @@ def first_octaves(options: CodecOptions, num_qualities: int) -> np.ndarray:
   return np.log2(np.geomspace(low, high, num_qualities) / neutral)
 
 
-def assign_weights_of(model: str, codec: codec_lib.Codec) -> None:
+def assign_weights_of(
+  model: str, codec: codec_lib.Codec, lambda_range: tuple[float, float] | None = None
+) -> None:
   """Gives a codec the weights of a trained model whose names and shapes it has, too.
 
+  Args:
+    model: as for `model_files.load`.
+    codec: to begin with them.
+    lambda_range: of a codec of several rates; gains of a model of several rates are those at the
+      same lambdas.
+
   Raises:
-    OptionsError: there are none.
+    OptionsError: there are none, or the model's latents have gains that the codec lacks.
   """
   values, weights = model_files.read_weights(model), codec.named_weights()
+  if any(name.endswith(_GAINS) for name in values):
+    if lambda_range is None:
+      raise OptionsError(
+        f"--init_from={model} is a model of several rates, without whose gains its networks are of "
+        "no use, expected one of one rate; or give --argument=num_qualities=7 and --lambda_range"
+      )
+    values = _at_lambdas(values, model_folders.describe(model)["lambda"], lambda_range, codec)
   taken = {
     name: values[name]
     for name, weight in weights.items()
@@ -207,6 +223,23 @@ def assign_weights_of(model: str, codec: codec_lib.Codec) -> None:
     model,
     f"{len(fresh)} in {', '.join(parts)}" if fresh else "none",
   )
+
+
+def _at_lambdas(
+  values: dict[str, np.ndarray],
+  given: tuple[float, float],
+  wanted: tuple[float, float],
+  codec: codec_lib.Codec,
+) -> dict[str, np.ndarray]:
+  """Returns weights with gains at the lambdas of a codec's qualities; given ends where it ends."""
+  octaves = np.log2(np.geomspace(*wanted, codec.num_qualities) / given[0])
+  found = dict(values)
+  for name, value in values.items():
+    if name.endswith(_GAINS):
+      anchors = np.linspace(0.0, np.log2(given[1] / given[0]), len(value))
+      columns = [np.interp(octaves, anchors, column) for column in value.T.astype(np.float64)]
+      found[name] = np.stack(columns, axis=1)
+  return found
 
 
 def component_weights(options: CodecOptions, input_format) -> list[float] | None:

@@ -103,6 +103,8 @@ def _spread_weights(codec, photo):
   weights = codec.named_weights()
   doubled = _of_networks(codec, ("hyper_analysis", *_CONVERTED))
   for name, weight in weights.items():
+    if name.endswith("log_gain"):
+      weight.assign_add(rng.normal(scale=0.2, size=weight.shape))
     if name.endswith("kernel"):
       kernel = weight.numpy()
       gain = 2 if name in doubled else 1
@@ -183,7 +185,7 @@ class _Files:
     quality = None if codec.num_qualities is None else self._step / 255 * (codec.num_qualities - 1)
     context = codec_lib.Context(codec_lib.in_bands, quality=quality)
     for branch, integers in zip(codec.branches, self.model.entropy_models):
-      y = branch.scaled(branch.analyze(x, context), quality)
+      y = branch.encode(x, context)
       z = branch.entropy_model.side_information(y)
       found.append((y, z))
       context = context.after(branch, integers.y_hat(y, z))

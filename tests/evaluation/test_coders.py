@@ -12,7 +12,7 @@ from absl import flags
 from hypothesis import given
 from hypothesis import strategies as st
 
-from khuvcm_tf import bitstream, coding, model_folders, options
+from khuvcm_tf import bitstream, model_folders, options
 from khuvcm_tf.evaluation import coders
 from khuvcm_tf.evaluation.options import RateDistortionOptions
 
@@ -203,4 +203,4 @@ def test_the_default_quality_of_an_older_description_is_that_of_models(several_r
   description = model_folders.read_description(several_rates)
   del description["default_quality"]
   monkeypatch.setattr(coders.model_folders, "read_description", lambda folder: description)
-  assert coders.ModelCoder(several_rates).quality == coding.DEFAULT_QUALITY
+  assert coders.ModelCoder(several_rates).quality == 50.0

@@ -102,10 +102,12 @@ def _images(name: str) -> dict[str, np.ndarray | frames.Frame]:
 def _with_gains() -> codec_lib.Codec:
   codec = codecs.create("mbt2018", num_qualities=3, **_ARGUMENTS["mbt2018"])
   values = model_files.read_weights(str(HERE / "mbt2018" / "model"))
-  steps = (
-    0.5 * np.arange(-1, 2)[:, np.newaxis] * np.ones(codec.branches[0].entropy_model.latent_depth)
-  )
-  gains = {"analysis_gain/log_gain": steps, "synthesis_gain/log_gain": -steps}
+  rng, depth = np.random.default_rng(0), codec.branches[0].entropy_model.latent_depth
+  steps = 0.5 * np.arange(-1, 2)[:, np.newaxis]
+  gains = {
+    "analysis_gain/log_gain": steps + rng.normal(scale=0.2, size=(3, depth)),
+    "synthesis_gain/log_gain": -steps + rng.normal(scale=0.2, size=(3, depth)),
+  }
   codec.assign_weights({**values, **gains})
   return codec
 

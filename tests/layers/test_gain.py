@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from khuvcm_tf import codecs, errors, layers
+from khuvcm_tf.codecs import codec as codec_lib
 
 _LOGS = np.random.default_rng(0).normal(size=(4, 5))
 
@@ -45,7 +46,7 @@ def test_gains_are_the_same_whatever_networks_compute_in(policy):
   assert gain.log_gain.dtype == tf.float32
   expected = np.exp(np.float64(gain.log_gain.numpy()[0] + gain.log_gain.numpy()[1]) / 2)
   y = tf.ones([1, 2, 2, 6], codec.compute_dtype)
-  scaled = branch.scaled(y, tf.constant(0.5))
+  scaled = branch.scaled(y, codec_lib.Context(codec_lib.plain, quality=tf.constant(0.5)))
   assert scaled.dtype == codec.compute_dtype
   expected = tf.cast(expected.astype(np.float32), codec.compute_dtype)
   np.testing.assert_array_equal(scaled[0, 0, 0], expected)
