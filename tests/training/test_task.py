@@ -162,18 +162,51 @@ def test_without_a_model_to_start_from_gains_are_1_at_the_middle_and_follow_the_
     np.testing.assert_allclose(_gains(codec, k)[0], 2 ** (0.4 * octaves), rtol=1e-6)
 
 
-def test_a_run_that_starts_from_a_model_of_several_rates_takes_its_gains(toy, photos, tmp_path):
-  model = codecs.create("toy", num_qualities=3)
+def _model_of_several_rates(folder):
+  """Writes a model of three qualities, lambdas 0.01, 0.04 and 0.16; returns its weights."""
+  model, rng = codecs.create("toy", num_qualities=3), np.random.default_rng(0)
+  for name, weight in model.named_weights().items():
+    if name.endswith("log_gain"):
+      weight.assign(rng.normal(size=weight.shape))
   description = {**_DESCRIPTION, "arguments": {"num_qualities": 3}, "lambda": [0.01, 0.16]}
-  folder = _write_described(tmp_path / "m", description, model)
+  _write_described(folder, description, model)
+  return dict(np.load(f"{folder}/weights.npz"))
+
+
+def test_a_run_that_starts_from_a_model_of_several_rates_takes_its_gains(toy, photos, tmp_path):
+  stored = _model_of_several_rates(tmp_path / "m")
   given = toy.make_options(
-    train_images=photos, init_from=folder, codec=None, lambda_range=(0.02, 0.32)
+    train_images=photos, init_from=str(tmp_path / "m"), codec=None, lambda_range=(0.01, 0.16)
   )
   options = task.with_codec_of_init_from(given)
   assert options.arguments == {"num_qualities": 3}
-  stored = np.load(f"{folder}/weights.npz")
   for name, value in _values(task.CodecTask(options).codec).items():
     np.testing.assert_array_equal(value, stored[name])
+
+
+def test_gains_of_another_range_are_those_at_the_same_lambdas(toy, photos, tmp_path):
+  stored = _model_of_several_rates(tmp_path / "m")
+  options = toy.make_options(
+    train_images=photos,
+    init_from=str(tmp_path / "m"),
+    arguments={"num_qualities": 4},
+    lambda_range=(0.02, 0.32 / 2**0.25),
+  )
+  found = _values(task.CodecTask(options).codec)
+  for name in ("analysis_gain/log_gain", "synthesis_gain/log_gain"):
+    low, middle, high = stored[name]
+    # Octaves of lambda above the model's lowest: 1, 2.25, 3.5, and 4.75, where its range has ended.
+    expected = [(low + middle) / 2, middle + (high - middle) / 8, middle + (high - middle) * 0.75]
+    np.testing.assert_allclose(found[name], [*expected, high], atol=1e-6)
+
+
+def test_a_codec_of_one_rate_cannot_start_from_a_model_of_several(toy, photos, tmp_path):
+  _model_of_several_rates(tmp_path / "m")
+  options = toy.make_options(train_images=photos, init_from=str(tmp_path / "m"))
+  with pytest.raises(
+    OptionsError, match=r"m is a model of several rates, .*expected one of one ra"
+  ):
+    task.CodecTask(options)
 
 
 @pytest.mark.parametrize("limit, expected", [(16, 3), (2, 2)])
