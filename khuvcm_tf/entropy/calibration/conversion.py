@@ -102,9 +102,10 @@ def _(floats: context.ContextModel, latents, max_loss, qualities=1):
   y_hat = [tf.round(tf.cast(y, tf.float32)) for y in latents]
   z_max_abs, *hyper_max_abs = networks.activation_ranges(floats.h_s, z_hat)
   y_max_abs, phi_max_abs = networks.activation_ranges(floats.context, y_hat)
-  phi_and_psi = [
+  # One by one: they are the largest of all.
+  phi_and_psi = (
     tf.concat([floats.context(y), floats.h_s(each)], axis=-1) for y, each in zip(y_hat, z_hat)
-  ]
+  )
   _, *parameter_max_abs = networks.activation_ranges(floats.entropy_parameters, phi_and_psi)
   hyper, masked_layer, parameters = (
     networks.float_layers(stack)
