@@ -75,15 +75,15 @@ def run_compress(options: CompressOptions) -> str:
     read = f"{_count(jobs, 'image')}: {sum(os.path.getsize(job.source) for job in jobs)} bytes"
   written = sum(os.path.getsize(job.target) for job in jobs)
   line = f"{read} -> {written} bytes in {jobs[0].target if len(jobs) == 1 else options.output}"
-  qualities = [quality for quality in map(_quality_of, jobs) if quality is not None]
-  if not qualities:
+  if model.default_quality is None:
     return line
+  qualities = [_quality_of(job) for job in jobs]
   low, high = min(qualities), max(qualities)
   return f"{line}, quality {low:.1f}{f' to {high:.1f}' if high > low else ''}"
 
 
-def _quality_of(job: Job) -> float | None:
-  """Returns the quality that a file was written with; None of a model of one rate."""
+def _quality_of(job: Job) -> float:
+  """Returns the quality that a model of several rates wrote a file with."""
   with open(job.target, "rb") as file:
     return bitstream.quality_of(file.read())
 

@@ -44,7 +44,7 @@ class CompressOptions:
   )
   target_bytes: int | None = option(
     None,
-    "In place of --quality: the best quality of which each file has at most so many bytes.",
+    "In place of --quality: the greatest at which a file has at most so many bytes.",
     low=1,
   )
   target_bpp: float | None = option(

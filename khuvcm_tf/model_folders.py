@@ -22,6 +22,7 @@ from khuvcm_tf import bitstream, errors
 FORMAT = 1  # of model.json and the files beside it
 DESCRIPTION = "model.json"
 DEFAULT = "mbt2018_variable"  # the shipped model of programs that are given none
+DEFAULT_QUALITY = 50.0  # of models of several rates whose description names no other
 
 
 class ModelError(errors.Error):
@@ -36,7 +37,7 @@ def default_quality(description: dict[str, object]) -> float | None:
   """
   if description["arguments"].get("num_qualities") is None:
     return None
-  quality = description.get("default_quality", 50.0)
+  quality = description.get("default_quality", DEFAULT_QUALITY)
   is_number = isinstance(quality, (int, float)) and not isinstance(quality, bool)
   if not is_number or not 0 <= quality <= bitstream.MAX_QUALITY:
     raise ModelError(

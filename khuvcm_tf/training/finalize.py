@@ -12,7 +12,15 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from khuvcm_tf import __version__, bitstream, codecs, coding, errors, model_files
+from khuvcm_tf import (
+  __version__,
+  bitstream,
+  codecs,
+  coding,
+  errors,
+  model_files,
+  model_folders,
+)
 from khuvcm_tf.codecs import codec as codec_lib
 from khuvcm_tf.training.options import CodecOptions
 
@@ -95,7 +103,7 @@ def check(model: coding.Model, images: Sequence[np.ndarray]) -> None:
 
 
 def _description(options: CodecOptions, step: int, data: str) -> dict[str, object]:
-  several_rates = {"default_quality": 50.0} if options.lambda_range else {}
+  several_rates = {"default_quality": model_folders.DEFAULT_QUALITY} if options.lambda_range else {}
   return {
     "codec": options.codec,
     "arguments": options.arguments,
