@@ -135,10 +135,7 @@ class ExportedModel:
     try:
       self._signatures = tf.saved_model.load(folder).signatures
       self.fingerprint = model_folders.read_fingerprint(folder)
-      self.default_quality = None
-      if "quality" in self._signatures["compress"].structured_input_signature[1]:
-        with open(os.path.join(folder, _DEFAULT_QUALITY), encoding="ascii") as file:
-          self.default_quality = float(file.read())
+      self.default_quality = self._read_default_quality(folder)
     except Exception as error:  # TensorFlow raises whatever damage leads it to.
       reason = " ".join(str(error).split())[:300]
       raise coding.ModelError(
@@ -149,6 +146,14 @@ class ExportedModel:
         f"{folder} has the signatures {sorted(self._signatures)}, expected compress and "
         "decompress; export a model with bin/export.py"
       )
+
+  def _read_default_quality(self, folder: str) -> float | None:
+    """Returns what stands beside the graphs of a model for all rates, None of other models."""
+    compress = self._signatures.get("compress")
+    if compress is None or "quality" not in compress.structured_input_signature[1]:
+      return None
+    with open(os.path.join(folder, _DEFAULT_QUALITY), encoding="ascii") as file:
+      return float(file.read())
 
   def compress(self, image: np.ndarray | frames.Frame, quality: float | None = None) -> bytes:
     """As `coding.Model.compress`."""

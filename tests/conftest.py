@@ -114,5 +114,5 @@ def tiny_detector(tiny_config):
     if name.endswith("conv2.norm.weight"):
       weight.assign(0.3 * tf.ones_like(weight))  # else activations grow from block to block
     if name == "roi_heads.box_predictor.cls_score.weight":
-      weight.assign(tf.random.stateless_normal(weight.shape, [1, 2], stddev=0.3))
+      weight.assign(tf.random.stateless_normal(weight.shape, [1, 2], stddev=0.03))
   return detector
