@@ -71,7 +71,8 @@ class Model(tf.Module):
   """A trained codec: float transforms, integer entropy models, and the fingerprint of both.
 
   A model of several rates codes at 256 steps of quality, from the lowest rate to the highest; a
-  model of one rate has step 0 alone.
+  model of one rate has step 0 alone. Several rates come from a codec's gains, or from shifts of the
+  entropy model's scales around the one rate that it was trained for, at quality 50.
 
   Args:
     codec: with its weights.
@@ -91,6 +92,12 @@ class Model(tf.Module):
     self.codec, self.entropy_models = codec, list(entropy_models)
     self.fingerprint, self.description = fingerprint, description
     self.default_quality = model_folders.default_quality(description)
+    self._max_shift = min(model.max_shift for model in self.entropy_models)
+    if (self.default_quality is None) != (codec.num_qualities is None and not self._max_shift):
+      raise ModelError(
+        "model.json has a default_quality, expected one of models of several rates alone; copy "
+        "the model again from its source"
+      )
     planes = tuple(
       tf.TensorSpec((1, None, None, channels), codec.plane_dtype)
       for channels in codec.input_format.plane_channels
@@ -256,7 +263,7 @@ class Model(tf.Module):
       padded_size(side, self.codec.stride) // self.codec.latent_stride for side in (height, width)
     )
     y_hats, exact, first = [], True, 0
-    for model in self.entropy_models[:branches]:
+    for model in self._models_at(step)[:branches]:
       last = first + len(model.substreams)
       decoded = model.decode(substreams[first:last], rows, columns)
       y_hats.append(decoded.y_hat)
@@ -363,6 +370,14 @@ class Model(tf.Module):
       return None
     return tf.cast(step, tf.float64) * ((count - 1) / bitstream.QUALITY_STEPS)
 
+  def _models_at(self, step: tf.Tensor) -> list[IntegerEntropyModel]:
+    """Returns the entropy models of a step of quality."""
+    if not self._max_shift:
+      return self.entropy_models
+    # Rounded to nearest, of -max .. max.
+    shift = (2 * self._max_shift * step + bitstream.QUALITY_STEPS // 2) // bitstream.QUALITY_STEPS
+    return [model.shifted(shift - self._max_shift) for model in self.entropy_models]
+
   def _first_latents(self, run: codec_lib.Run, planes: Planes) -> tf.Tensor:
     """Returns latents of the first branch before they are scaled: of all qualities."""
     return self.codec.branches[0].analyze(self.codec.samples(planes), codec_lib.Context(run))
@@ -397,7 +412,7 @@ class Model(tf.Module):
     """
     context = codec_lib.Context(run, quality=self._quality(step))
     x, coded = self.codec.samples(planes), []
-    for branch, model in zip(self.codec.branches, self.entropy_models):
+    for branch, model in zip(self.codec.branches, self._models_at(step)):
       y = branch.encode(x, context) if coded else branch.scaled(first, context)
       z = branch.entropy_model.side_information(y)
       coded.append(code(model, y, z))

@@ -25,6 +25,7 @@ from khuvcm_tf.entropy import calibration
 from khuvcm_tf.entropy.integer.entropy_model import InexactArithmetic, within
 from khuvcm_tf.model_folders import (
   FORMAT,
+  OWN_QUALITY,
   add_to_digest,
   check_replaceable,
   find,
@@ -45,6 +46,7 @@ def save(
   description: dict[str, object],
   images: Sequence[np.ndarray],
   weights_dtype: str = "float32",
+  shifts: bool = False,
 ) -> coding.Model:
   """Converts a trained codec and writes its folder, whole or not at all.
 
@@ -54,6 +56,7 @@ def save(
     description: at least "codec" and "arguments"; what `model.json` will say.
     images: uint8 [H, W, 3], on which integers are calibrated and their loss is measured.
     weights_dtype: "float32" or "float16".
+    shifts: whether a model of one rate takes qualities around it, where its entropy models can.
 
   Returns:
     The model, as `load` would give it.
@@ -93,11 +96,15 @@ def save(
       "train it longer or on more varied images"
     ) from error
   entropy_models = [conversion.model for conversion in conversions]
-  arrays = dict(zip(codec.branches, (model.to_arrays() for model in entropy_models)))
-  integers = codec.prefixed(arrays.get)
   # Of the branch, and of the quality, where it is the greatest.
   loss = max(conversion.loss for conversion in conversions)
   description = {"format": FORMAT, **description, "integer_loss": loss}
+  if shifts:
+    entropy_models = [model.with_shifts() for model in entropy_models]
+    if all(model.max_shift for model in entropy_models):
+      description["default_quality"] = OWN_QUALITY
+  arrays = dict(zip(codec.branches, (model.to_arrays() for model in entropy_models)))
+  integers = codec.prefixed(arrays.get)
   fingerprint = _fingerprint(description["codec"], integers, weights)
   _write(folder, description, weights, integers, fingerprint)
   return coding.Model(codec, entropy_models, fingerprint, description)

@@ -23,6 +23,7 @@ FORMAT = 1  # of model.json and the files beside it
 DESCRIPTION = "model.json"
 DEFAULT = "mbt2018_variable"  # the shipped model of programs that are given none
 DEFAULT_QUALITY = 50.0  # of models of several rates whose description names no other
+OWN_QUALITY = 50.0  # of models of several rates that were trained for one
 
 
 class ModelError(errors.Error):
@@ -35,7 +36,8 @@ def default_quality(description: dict[str, object]) -> float | None:
   Raises:
     ModelError: it is none.
   """
-  if description["arguments"].get("num_qualities") is None:
+  has_gains = description["arguments"].get("num_qualities") is not None
+  if not has_gains and "default_quality" not in description:
     return None
   quality = description.get("default_quality", DEFAULT_QUALITY)
   is_number = isinstance(quality, (int, float)) and not isinstance(quality, bool)

@@ -166,7 +166,7 @@ def convert_file(
     "calibration": f"{len(images)} images",
   }
   logging.info("calibrates integers on %d images", len(images))
-  return model_files.save(output, converted.codec, description, images, weights_dtype)
+  return model_files.save(output, converted.codec, description, images, weights_dtype, shifts=True)
 
 
 def with_current_keys(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

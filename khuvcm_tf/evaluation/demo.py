@@ -83,8 +83,8 @@ def run(options: DemoOptions, decompress_program: str) -> tuple[list[Shown], str
   sheet = demo_sheet.draw(title, [_row(item) for item in shown])
   image_files.write_image(os.path.join(output, "demo.png"), sheet)
   folders = (os.path.join(output, folder) for folder in ("photos", "report"))
-  has_qualities = model.codec.num_qualities is not None
-  curve = f"{options.model}@{_QUALITIES}" if has_qualities else options.model
+  has_one_rate = model.default_quality is None
+  curve = options.model if has_one_rate else f"{options.model}@{_QUALITIES}"
   compared = RateDistortionOptions(*folders, models=(curve,), anchors=("jpeg", "webp"))
   comparison = rate_distortion.run(compared)
   return shown, rate_distortion_report.write(comparison, compared.output)

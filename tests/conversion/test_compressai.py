@@ -654,6 +654,30 @@ def test_the_program_writes_a_model_that_codes_images(model, converted):
   assert 0 < len(data) - sum(loaded.estimate(photo).values()) / 8 < 40
 
 
+def test_a_converted_hyperprior_codes_at_rates_around_its_own(model):
+  loaded = model_files.load(str(model[0]))
+  assert loaded.default_quality == 50
+  photo = image_files.read_image(str(PHOTOS / "chelsea.jpg"))[:100, :75]
+  files = {quality: loaded.compress(photo, quality) for quality in (0, 25, 49, 50, 75, 100)}
+  assert loaded.compress(photo) == files[50]
+  # 13 rates; what is next to the own quality is the own rate, in another byte of the header.
+  assert files[49][13:15] == files[50][13:15] and files[49][-200:-4] == files[50][-200:-4]
+  assert len(files[0]) < len(files[25]) < len(files[50]) < len(files[75]) < len(files[100])
+  for quality, data in files.items():
+    assert loaded.decompress(data).shape == photo.shape
+    estimate = sum(loaded.estimate(photo, quality).values()) / 8
+    assert 0 < len(data) - estimate < 40
+
+
+def test_a_context_codec_keeps_its_one_rate(tmp_path, monkeypatch):
+  monkeypatch.setattr(model_files, "MAX_LOSS", 1.0)  # of random weights
+  np.savez(tmp_path / "c.npz", **_tensors("mbt2018"))
+  found = compressai.convert_file(
+    str(tmp_path / "c.npz"), "mbt2018", str(tmp_path / "out"), str(PHOTOS)
+  )
+  assert found.default_quality is None and "default_quality" not in found.description
+
+
 @pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning")  # of tf.data
 def test_a_converted_model_is_trained_on_as_the_codec_that_it_is(model, tmp_path):
   folder = model[0]
@@ -735,9 +759,9 @@ class TestConvertFile:
     photo, seen = image_files.read_image(str(PHOTOS / "coffee.jpg"))[:64, :96], []
     monkeypatch.setattr(sample_photos, "load", lambda: {"one": photo, "two": photo[:48]})
 
-    def save(folder, codec, description, images, weights_dtype):
+    def save(folder, codec, description, images, *more, **named):
       seen.extend(images)
-      return plain(folder, codec, description, images, weights_dtype)
+      return plain(folder, codec, description, images, *more, **named)
 
     plain = model_files.save
     monkeypatch.setattr(model_files, "save", save)

@@ -51,14 +51,28 @@ class IntegerEntropyModel(tf.Module):
   Attributes:
     depth: M.
     y_coder: of y's values: `range_coder.TableCoder` or its like.
+    max_shift: by how many rows of scales the model can be shifted either way; 0 where it cannot.
   """
 
   substreams = ("z", "y")
+  max_shift = 0
 
   def __init__(self, medians: np.ndarray, tables: tables_lib.Tables, checksum: int | None):
     super().__init__()
     self.medians, self.tables, self.checksum = medians, tables, checksum
     self.table_coder = range_coder.TableCoder(tables)
+
+  def with_shifts(self) -> IntegerEntropyModel:
+    """Returns this model for several rates around its own, or itself where its kind has one."""
+    return self
+
+  def shifted(self, shift: tf.Tensor) -> IntegerEntropyModel:
+    """Returns this model for another rate.
+
+    Args:
+      shift: int32 scalar, -max_shift .. max_shift; 0 is the model's own rate.
+    """
+    raise NotImplementedError
 
   def sample_parameters(self) -> list[tf.Tensor]:
     """Returns int32 parameters of latents for made-up inputs that span their whole range."""

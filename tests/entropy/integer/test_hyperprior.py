@@ -160,6 +160,60 @@ class TestCoding:
         use(y, pair.z)
 
 
+class TestShifts:
+  """Of rates around a model's own."""
+
+  @pytest.fixture
+  def shifting(self, pair):
+    return pair.integers.with_shifts()
+
+  def test_the_own_rate_is_that_of_the_model(self, pair, shifting):
+    own = shifting.shifted(tf.constant(0))
+    for found, expected in zip(own.encode(pair.y, pair.z), pair.integers.encode(pair.y, pair.z)):
+      assert found == expected
+
+  @pytest.mark.parametrize("shift", [-6, -1, 3, 6])
+  def test_latents_lie_within_half_a_step_and_come_back_exactly(self, pair, shifting, shift):
+    model = shifting.shifted(tf.constant(shift))
+    z = pair.integers.symbols_of_z(pair.z)
+    mean, rows = model.parameters(z)
+    y_hat = model.y_hat(pair.y, pair.z).numpy()
+    step = np.exp(-gaussian.LOG_STEP * shift)
+    assert np.abs(y_hat - pair.y).max() <= 0.5 * step * 1.001
+    distances = (y_hat - mean.numpy() / tables_lib.SCALE) * 1024
+    np.testing.assert_array_equal(distances, np.rint(distances))
+    decoded = model.decode(model.encode(pair.y, pair.z), *pair.y.shape[1:3])
+    np.testing.assert_array_equal(decoded.y_hat, y_hat)
+    assert decoded.exact
+    _, own_rows = pair.integers.parameters(z)
+    first = 1 + pair.floats.hyper_depth
+    own = own_rows.numpy() - first
+    moved = np.clip(own + shift, 0, gaussian.NUM_SCALES - 1)
+    is_inside = (own > 0) & (own < gaussian.NUM_SCALES - 1)  # others may lie beyond the table
+    np.testing.assert_array_equal((rows.numpy() - first)[is_inside], moved[is_inside])
+    assert is_inside.mean() > 0.5
+
+  def test_cost_what_a_gaussian_of_the_new_scale_costs(self, pair, shifting):
+    """Entropy grows by the logarithm of the step's change, where scales exceed the step."""
+    _, rows = pair.integers.parameters(pair.integers.symbols_of_z(pair.z))
+    scales = gaussian.scale_table()[rows.numpy() - 1 - pair.floats.hyper_depth]
+    bits = [
+      float(shifting.shifted(tf.constant(shift)).estimate(pair.y, pair.z)["y"]) for shift in (0, 6)
+    ]
+    gained = 6 * gaussian.LOG_STEP / np.log(2)
+    assert gained * np.mean(scales > 2) * scales.size * 0.9 < bits[1] - bits[0]
+    assert bits[1] - bits[0] < gained * scales.size * 1.1
+
+  def test_are_kept_by_arrays(self, pair, shifting):
+    again = integer_hyperprior.IntegerHyperprior.from_arrays(shifting.to_arrays())
+    assert again.max_shift == integer_hyperprior.MAX_SHIFT
+    assert "max_shift" not in pair.integers.to_arrays()
+    with pytest.raises(ValueError, match="`max_shift` is 7"):
+      integer_hyperprior.IntegerHyperprior.from_arrays(
+        {**shifting.to_arrays(), "max_shift": np.array(7)}
+      )
+
+
 class TestBits:
   def test_integers_cost_what_floats_cost_within_a_percent(self, pair):
     """Evaluation's float bits, with values rounded, against the estimate of the tables."""
