@@ -18,14 +18,15 @@ from typing import Callable, NamedTuple
 import numpy as np
 from PIL import Image
 
-from detection import drawing, feature_files, photos, predictor
+from detection import drawing, photos, predictor
 from detection.coco.detections import to_coco
-from detection.feature_files import FeatureSet
 from detection.options import DetectOptions, config_changes
 from detection.photos import Photo, PhotoError
 from detection.postprocessing import Objects
 from detection.predictor import Predictor
 from khuvcm_tf import atomic_files
+from khuvcm_tf.data import feature_files
+from khuvcm_tf.data.feature_files import FeatureSet
 from khuvcm_tf.options import check
 
 RESULTS = "detections.json"
@@ -89,7 +90,7 @@ def _from_features(
   model: Predictor, options: DetectOptions, found: Sequence[Photo]
 ) -> tuple[list[str], Callable[[int], _Found]]:
   """Returns the names of the photos whose features are stored, and what detects by number."""
-  features = feature_files.open_features(options.features, model)
+  features = feature_files.open_features(options.features, model.made_by)
   by_name = {photo.name: photo for photo in found} if options.draw else {}
   detect = functools.partial(_detect_in_features, model, options, features, by_name)
   return [each.name for each in features.metadata], detect
@@ -105,7 +106,7 @@ def _detect_in_features(
   metadata, stored = features[number]
   photo, image = by_name.get(metadata.name), None
   if photo is not None:
-    if photo.digest() != metadata.digest:
+    if metadata.digest and photo.digest() != metadata.digest:
       raise PhotoError(
         f"{photo.path}: is not the photo of that name whose features are stored, expected the same "
         "file; give it with --input, extract its features again, or give --nodraw"

@@ -9,10 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 from khuvcm_tf import errors
-
-BOX_LEVELS = ("p2", "p3", "p4", "p5")  # that the box and mask heads see
-LEVELS = (*BOX_LEVELS, "p6")  # that the proposals come from
-STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}  # pixels of an element
+from khuvcm_tf.ops.pyramid import LEVELS
 
 
 class ConfigError(errors.Error):

@@ -13,13 +13,11 @@ import tensorflow as tf
 
 from detection import backbones, box_head, layers, mask_head, roi_align
 from detection.box_head import Detections
-from detection.config import BOX_LEVELS, Config
+from detection.config import Config
 from detection.fpn import FPN
 from detection.proposals import RPN
 from khuvcm_tf.layers import assign_by_name
-
-# Images are padded to a multiple of it, the stride of P5 (FPN.size_divisibility).
-STRIDE = 32
+from khuvcm_tf.ops.pyramid import BOX_LEVELS, STRIDE
 
 Features = dict[str, tf.Tensor]
 

@@ -137,8 +137,7 @@ def _damage_named(folder: str) -> Iterator[None]:
     yield
   except (OSError, ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
     raise DetectorError(
-      f"{folder} is not a whole detector: {model_folders.reason(error)}; copy it again from its "
-      "source"
+      f"{folder} is not a whole detector: {errors.reason(error)}; copy it again from its source"
     ) from error
 
 

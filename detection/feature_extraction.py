@@ -1,4 +1,4 @@
-"""Features of photos on disk to files (`detection.feature_files`), one photo or a whole folder.
+"""Features of photos on disk to files (`data.feature_files`), one photo or a whole folder.
 
 What is stored already is not extracted again, so that a run that was ended goes on when it is
 started again.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 
-from detection import feature_files, feature_npz, feature_records, photos, predictor
-from detection.feature_files import NpzWriter
-from detection.feature_records import RecordWriter
+from detection import photos, predictor
 from detection.options import ExtractOptions, config_changes
 from detection.photos import Photo
 from detection.predictor import Predictor
-from detection.stored_features import FeatureError, Metadata, StoredFeatures
+from khuvcm_tf.data import feature_files, feature_npz, feature_records
+from khuvcm_tf.data.feature_files import NpzWriter
+from khuvcm_tf.data.feature_records import RecordWriter
+from khuvcm_tf.data.stored_features import FeatureError, Metadata, StoredFeatures
 from khuvcm_tf.options import check
 
 

@@ -6,30 +6,15 @@ Source: `DefaultPredictor` in `detectron2/engine/defaults.py`; `ResizeShortestEd
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
 from detection import detector_files, postprocessing
-from detection.config import LEVELS
 from detection.detector import Detector
 from detection.postprocessing import Objects
-
-
-class ImageFeatures(NamedTuple):
-  """The features of one image, and what is needed to go on from them.
-
-  Attributes:
-    levels: `p2` to `p6`, each float32 [H, W, C].
-    image_size: height and width of the resized image, without padding.
-    original_size: height and width of the image itself.
-  """
-
-  levels: dict[str, np.ndarray]
-  image_size: tuple[int, int]
-  original_size: tuple[int, int]
+from khuvcm_tf.data.stored_features import ImageFeatures
+from khuvcm_tf.ops.pyramid import LEVELS
 
 
 def resized_shape(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
@@ -90,6 +75,11 @@ class Predictor:
 
     self._boxes = tf.function(boxes, input_signature=[levels, size])
     self._scaled = tf.function(postprocessing.scale_boxes)
+
+  @property
+  def made_by(self) -> tuple[str, int]:
+    """Fingerprint and channels, which stored features must have to be this detector's."""
+    return self.fingerprint, self._config.fpn_channels
 
   def __call__(self, image: np.ndarray) -> Objects:
     """Returns what is in an image, as arrays of NumPy.

@@ -14,8 +14,9 @@ import tensorflow as tf
 
 from detection import anchors as anchors_lib
 from detection import boxes as boxes_lib
-from detection.config import LEVELS, STRIDES, Config
+from detection.config import Config
 from detection.layers import Conv2D, normal
+from khuvcm_tf.ops.pyramid import LEVELS, STRIDES
 
 _DELTA_WEIGHTS = (1.0, 1.0, 1.0, 1.0)  # RPN.BBOX_REG_WEIGHTS
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from detection import boxes as boxes_lib
-from detection.config import BOX_LEVELS, STRIDES
+from khuvcm_tf.ops.pyramid import BOX_LEVELS, STRIDES
 
 # The level of a box of the canonical size (ROIPooler's canonical_level).
 _CANONICAL_LEVEL = 4

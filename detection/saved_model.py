@@ -38,10 +38,10 @@ import tensorflow as tf
 
 from detection import postprocessing
 from detection.box_head import Detections
-from detection.config import LEVELS
 from detection.detector_files import DetectorError
 from detection.predictor import Predictor
 from khuvcm_tf import atomic_files
+from khuvcm_tf.ops.pyramid import LEVELS
 
 DESCRIPTION = "export.json"
 

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from detection.layers import Conv2D, max_pool_3x3
-from khuvcm_tf import errors, model_folders
+from khuvcm_tf import errors
 
 
 class TrunkError(errors.Error):
@@ -137,7 +137,7 @@ def nanodet_g_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as file:
       arrays = {name: file[name] for name in shapes if name in file.files}
   except Exception as error:  # NumPy and zipfile raise many kinds.
-    reason = model_folders.reason(error)
+    reason = errors.reason(error)
     raise TrunkError(f"{path}: cannot be read: {reason}; {remedy}") from error
   for name, shape in shapes.items():
     if name not in arrays:

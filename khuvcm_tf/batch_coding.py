@@ -1,4 +1,4 @@
-"""Compresses images and raw frames on disk to .kvc files and back, one or a whole folder."""
+"""Compresses images, raw frames and features on disk to .kvc files and back, one or a folder."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ from khuvcm_tf import (
   saved_model,
 )
 from khuvcm_tf.batch_options import CompressOptions, DecompressOptions, is_raw
+from khuvcm_tf.data import feature_npz, image_files
 from khuvcm_tf.data import frames as frames_lib
-from khuvcm_tf.data import image_files
+from khuvcm_tf.data.stored_features import ImageFeatures, Metadata, StoredFeatures
+from khuvcm_tf.ops import pyramid
 from khuvcm_tf.rate_control import Rate
 
 SUFFIX = ".kvc"
@@ -72,7 +74,8 @@ def run_compress(options: CompressOptions) -> str:
     read = f"{_count(jobs, 'frame')} of {options.input}"
   else:
     jobs = compress(model, options.input, options.output, options.alpha, options.overwrite, rate)
-    read = f"{_count(jobs, 'image')}: {sum(os.path.getsize(job.source) for job in jobs)} bytes"
+    name = "file of features" if _codes_features(model) else "image"
+    read = f"{_count(jobs, name)}: {sum(os.path.getsize(job.source) for job in jobs)} bytes"
   written = sum(os.path.getsize(job.target) for job in jobs)
   line = f"{read} -> {written} bytes in {jobs[0].target if len(jobs) == 1 else options.output}"
   if model.default_quality is None:
@@ -115,7 +118,8 @@ def run_decompress(options: DecompressOptions) -> str:
 
 
 def _count(things: list, name: str) -> str:
-  return f"{len(things)} {name}{'s' * (len(things) > 1)}"
+  first, *rest = name.split(" ", 1)
+  return " ".join([f"{len(things)} {first}{'s' * (len(things) > 1)}", *rest])
 
 
 def open_model(path_or_name: str, precision: str = "float32"):
@@ -140,7 +144,7 @@ def compress(
   """Compresses an image to a file, or a folder's or glob's images to a folder.
 
   Args:
-    model: of `open_model`.
+    model: of `open_model`; one of feature maps compresses the features in .npz files.
     pattern: an image, a folder (with its subfolders) or a glob.
     output: a file's name for one image, a folder for several.
     alpha: how transparent images are treated (`image_files.read_image`).
@@ -156,11 +160,33 @@ def compress(
   """
 
   def code(job):
-    image = image_files.read_image(job.source, alpha)
+    if _codes_features(model):
+      image = _features_for(model, job.source)
+    else:
+      image = image_files.read_image(job.source, alpha)
     atomic_files.write_bytes(job.target, rate_control.compress(model, image, rate))
 
-  sources = image_files.find_images(pattern)
+  if _codes_features(model):
+    sources = image_files.find_files(pattern, (feature_npz.SUFFIX,), ".npz files of features")
+  else:
+    sources = image_files.find_images(pattern)
   return _code_all(_jobs(sources, pattern, output, SUFFIX, overwrite), code)
+
+
+def _codes_features(model) -> bool:
+  return isinstance(model, coding.Model) and not model.codec.input_format.has_images
+
+
+def _features_for(model: coding.Model, path: str) -> ImageFeatures:
+  """Returns the features in a file, or raises ModelError where they are of another detector."""
+  metadata, features = feature_npz.read(path)
+  expected = model.description.get("detector", metadata.fingerprint)
+  if metadata.fingerprint != expected:
+    raise coding.ModelError(
+      f"{path} holds features of detector {metadata.fingerprint}, expected {expected}, on whose "
+      "features the model was trained; use another model"
+    )
+  return features
 
 
 def compress_frames(
@@ -249,7 +275,7 @@ def decompress_frames(
   def decoded():
     for source in _with_progress(sources):
       with _prefixed(source):
-        frame = _decompress_one(models, source, options)
+        frame, _ = _decompress_one(models, source, options)
       if not isinstance(frame, frames_lib.Frame):
         raise FilesError(
           f"{source} holds an RGB or grey image, expected a raw frame for {output}; give an "
@@ -273,7 +299,7 @@ def decompress(
   Args:
     models: a function from a file's content to the model that decodes it.
     pattern: a file, a folder (with its subfolders) or a glob.
-    output: an image's name for one file, a folder for several.
+    output: an image's name for one file, a folder for several; features become .npz files.
     overwrite: whether files that exist are replaced.
     **options: of `coding.Model.decompress`.
 
@@ -286,16 +312,46 @@ def decompress(
   """
 
   def decode(job):
-    image = _decompress_one(models, job.source, options)
+    image, model = _decompress_one(models, job.source, options)
+    if isinstance(image, ImageFeatures):
+      return _write_features(model, job.target, image)
     if isinstance(image, frames_lib.Frame):
       raise FilesError(
         f"{job.source} holds a raw 4:2:0 frame, expected an RGB or grey image for {job.target}; "
         "give an --output that ends in .y4m or .yuv"
       )
     image_files.write_image(job.target, image)
+    return None
 
   sources = image_files.find_files(pattern, (SUFFIX,), ".kvc files")
-  return _code_all(_jobs(sources, pattern, output, ".png", overwrite), decode)
+  suffix = feature_npz.SUFFIX if _holds_features(sources[0]) else ".png"
+  return _code_all(_jobs(sources, pattern, output, suffix, overwrite), decode)
+
+
+def _holds_features(path: str) -> bool:
+  """Returns whether a .kvc file is one of features; whether it is good shows when it is decoded."""
+  with contextlib.suppress(OSError, bitstream.BitstreamError), open(path, "rb") as file:
+    header, _ = bitstream.parse(file.read(), bitstream.MAX_SIDE**2)
+    return header.input_format == bitstream.FEATURES
+  return False
+
+
+def _write_features(model, path: str, features: ImageFeatures) -> None:
+  """Writes an .npz file of features, which `bin/detect.py --features` goes on from."""
+  stem, suffix = os.path.splitext(os.path.basename(path))
+  if suffix != feature_npz.SUFFIX:
+    raise FilesError(f"the file holds features, expected an image for {path}; name an .npz file")
+  missing = [level for level in pyramid.LEVELS if level not in features.levels]
+  if missing:
+    raise FilesError(
+      f"the file lacks {', '.join(missing)}, expected all levels for {path}; rebuild them by rules "
+      "(docs/feature_coding.md)"
+    )
+  channels = features.levels["p2"].shape[-1]
+  detector = model.description.get("detector", "")
+  sizes = features.image_size, features.original_size
+  metadata = Metadata(stem, "", detector, "float32", channels, *sizes)
+  feature_npz.write(path, StoredFeatures(metadata, features))
 
 
 def model_of(data: bytes) -> str:
@@ -316,10 +372,11 @@ def model_of(data: bytes) -> str:
 
 
 def _decompress_one(models, source: str, options: dict):
-  """Returns the image or frame in a file."""
+  """Returns the image, frame or features in a file, and the model that decoded it."""
   with open(source, "rb") as file:
     data = file.read()
-  return models(data).decompress(data, **options)
+  model = models(data)
+  return model.decompress(data, **options), model
 
 
 def _jobs(sources, pattern: str, output: str, suffix: str, overwrite: bool) -> list[Job]:

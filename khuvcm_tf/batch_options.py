@@ -32,7 +32,9 @@ class CompressOptions:
     "A shipped model's name, a training workdir, a model's folder or an exported model.",
   )
   input: str = option(
-    None, "Image, folder or glob, or .yuv or .y4m file to compress.", required=True
+    None,
+    "Image, folder or glob, .yuv or .y4m file, or features (.npz) for a model of feature maps.",
+    required=True,
   )
   output: str = option(None, "The .kvc file, or a folder.", required=True)
   quality: float | None = option(
@@ -101,7 +103,8 @@ class DecompressOptions:
   input: str = option(None, ".kvc file, folder or glob to decompress.", required=True)
   output: str = option(
     None,
-    "The image (.png, .tif, .bmp, .ppm), the file of raw frames (.yuv, .y4m), or a folder.",
+    "The image (.png, .tif, .bmp, .ppm), the file of raw frames (.yuv, .y4m), the features (.npz), "
+    "or a folder.",
     required=True,
   )
   model: str | None = option(

@@ -6,7 +6,8 @@ image = model.decompress(data)              # the same symbols on every machine
 model.estimate(image)                       # {"z": bits, "y": bits}
 model.compress(image, quality=30)           # of a model of several rates
 
-Codecs of 4:2:0 also take a raw frame (`data.frames.Frame`) as an image, and give it back as such.
+Codecs of 4:2:0 also take a raw frame (`data.frames.Frame`) as an image, and give it back as such;
+codecs of feature maps take features (`data.stored_features.ImageFeatures`) and nothing else.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import itertools
 import os
 import re
 from collections.abc import Sequence
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Union
 
 import numpy as np
 import tensorflow as tf
@@ -26,10 +27,13 @@ from khuvcm_tf import bitstream, model_folders
 from khuvcm_tf.bitstream import ops as bitstream_ops
 from khuvcm_tf.codecs import codec as codec_lib
 from khuvcm_tf.codecs.input_format import Planes
-from khuvcm_tf.data import frames
+from khuvcm_tf.data import frames, stored_features
+from khuvcm_tf.data.stored_features import ImageFeatures
 from khuvcm_tf.entropy.integer.entropy_model import IntegerEntropyModel
 from khuvcm_tf.model_folders import ModelError
+from khuvcm_tf.ops import pyramid
 from khuvcm_tf.ops.padding import padded_size
+from khuvcm_tf.ops.pyramid import BOX_LEVELS
 
 # Of a fingerprint's 8 bytes, those of the entropy model; the others are of the synthesis.
 ENTROPY_BYTES = 5
@@ -50,20 +54,23 @@ _BYTES_PER_LATENT = 80
 _BYTES_AT_LEAST = 3 * 2**30
 
 
+# What models code.
+Input = Union[np.ndarray, frames.Frame, ImageFeatures]
+
+
 class Prepared(NamedTuple):
-  """An image as far as a model codes it alike for all qualities.
+  """An input as far as a model codes it alike for all qualities.
 
   Attributes:
     planes: of the codec's input format.
     first: latents of the first branch, not scaled; [1, h, w, M].
-    input_format, bit_depth: as in a file's header.
+    header: of the file, at quality 0.
     run: how transforms are applied.
   """
 
   planes: Planes
   first: tf.Tensor
-  input_format: int
-  bit_depth: int
+  header: bitstream.Header
   run: codec_lib.Run
 
 
@@ -120,12 +127,13 @@ class Model(tf.Module):
       for run, count in itertools.product(runs, counts)
     }
 
-  def compress(self, image: np.ndarray | frames.Frame, quality: float | None = None) -> bytes:
+  def compress(self, image: Input, quality: float | None = None) -> bytes:
     """Compresses an image.
 
     Args:
       image: uint8 [H, W, 3] (RGB) or [H, W, 1] (grey), or a frame of raw 4:2:0 video for codecs of
-        4:2:0; sides of 1 to 65,535.
+        4:2:0; sides of 1 to 65,535. Codecs of feature maps take P2 to P5 of features, as many of
+        them as there are, and leave out P6.
       quality: 0 (least bytes) to 100, of a model of several rates; None: its default.
 
     Returns:
@@ -150,21 +158,18 @@ class Model(tf.Module):
       raise ModelError(f"quality is {quality:g}, expected 0 to {bitstream.MAX_QUALITY}")
     return step_of(quality)
 
-  def prepare(self, image: np.ndarray | frames.Frame) -> Prepared:
+  def prepare(self, image: Input) -> Prepared:
     """Does what is the same for all qualities; arguments and errors are those of `compress`."""
     with _inputs_named():
-      planes, input_format, bit_depth = self._planes(image)
+      planes, header = self._planes(image)
       run = self.codec.run_for(*planes[0].shape[1:3])
-      return Prepared(planes, self._analyze[run](planes), input_format, bit_depth, run)
+      return Prepared(planes, self._analyze[run](planes), header, run)
 
   def file(self, prepared: Prepared, step: int) -> bytes:
     """Returns the content of the .kvc file of an image at a step of quality."""
     with _inputs_named():
       substreams = self._encode[prepared.run](prepared.planes, prepared.first, step)
-    size = prepared.planes[0].shape[1:3]
-    header = bitstream.Header(
-      self.fingerprint, prepared.input_format, prepared.bit_depth, *size, step
-    )
+    header = prepared.header._replace(quality=step)
     return bitstream.pack(header, substreams.numpy().tolist(), self._format_version)
 
   def bits(self, prepared: Prepared, step: int) -> dict[str, float]:
@@ -173,11 +178,11 @@ class Model(tf.Module):
       bits = self._estimate[prepared.run](prepared.planes, prepared.first, step)
     return dict(zip(self.codec.substreams, bits.numpy().tolist()))
 
-  def decoded(self, prepared: Prepared, step: int) -> np.ndarray | frames.Frame:
+  def decoded(self, prepared: Prepared, step: int) -> Input:
     """Returns what the file at a step of quality decodes to, without coding it."""
     with _inputs_named():
       planes = self._reconstruct[prepared.run](prepared.planes, prepared.first, step)
-    return self._image(planes, prepared.input_format, prepared.bit_depth)
+    return self._image(planes, prepared.header)
 
   def decompress(
     self,
@@ -185,7 +190,7 @@ class Model(tf.Module):
     max_pixels: int = bitstream.DEFAULT_MAX_PIXELS,
     allow_other_synthesis: bool = False,
     luma_only: bool = False,
-  ) -> np.ndarray | frames.Frame:
+  ) -> Input:
     """Decompresses the content of a .kvc file.
 
     Args:
@@ -197,7 +202,9 @@ class Model(tf.Module):
         code luma by itself.
 
     Returns:
-      uint8 [H, W, 3], or [H, W, 1] of a grey image or preview; a frame where one was compressed.
+      uint8 [H, W, 3], or [H, W, 1] of a grey image or preview; a frame or features where they were
+      compressed. Features have the levels that are in the file, and P6 where P5 is, as a pick of
+      it.
 
     Raises:
       bitstream.BitstreamError: the file is damaged, foreign or too large.
@@ -216,20 +223,19 @@ class Model(tf.Module):
         f"a model of codec {self.description['codec']} codes luma and chroma together, expected "
         "one of cross_component for luma alone; decode the whole image"
       )
-    self._check_memory(header.height, header.width)
-    size = header.height, header.width
+    size = self._plane_size(header)
+    self._check_memory(*size)
     branches = 1 if luma_only else len(self.entropy_models)
     planes, exact = self._decode[self.codec.run_for(*size), branches](
       substreams, *size, header.quality
     )
     if not exact:
       raise bitstream.BitstreamError(_INEXACT)
-    input_format = bitstream.GREY if luma_only else header.input_format
-    return self._image(planes, input_format, header.bit_depth)
+    if luma_only:
+      header = header._replace(input_format=bitstream.GREY)
+    return self._image(planes, header)
 
-  def estimate(
-    self, image: np.ndarray | frames.Frame, quality: float | None = None
-  ) -> dict[str, float]:
+  def estimate(self, image: Input, quality: float | None = None) -> dict[str, float]:
     """Returns the bits that the integer tables give to each substream of an image.
 
     Raises:
@@ -336,31 +342,65 @@ class Model(tf.Module):
     with tf.control_dependencies([tf.debugging.Assert(exact, [_INEXACT])]):
       return tf.nest.map_structure(tf.identity, (planes, header))
 
-  def _planes(self, image: np.ndarray | frames.Frame):
-    """Returns planes, input format and bit depth of an image or frame, or raises ModelError."""
+  def _planes(self, image: Input) -> tuple[Planes, bitstream.Header]:
+    """Returns planes of an input and the header of its file, or raises ModelError."""
     form, dtype = self.codec.input_format, self.codec.plane_dtype
+    header = functools.partial(bitstream.Header, self.fingerprint)
+    self.check_features(isinstance(image, ImageFeatures))
+    if isinstance(image, ImageFeatures):
+      check_maps(image, form.channels)
+      side = max(pyramid.level_sizes(image.image_size)["p2"])
+      if form.square is not None and side > form.square:
+        raise ModelError(
+          f"P2 has a side of {side}, expected at most {form.square}, to which this model pads it; "
+          "use a smaller image or another model"
+        )
+      given = [level for level in BOX_LEVELS if level in image.levels]
+      self._check_memory(*form.canvas_size(image.image_size, given))
+      bits = sum(1 << BOX_LEVELS.index(level) for level in given)
+      planes = form.from_examples(form.to_canvas(image.levels), dtype)
+      sizes = *image.image_size, 0, bits, *image.original_size
+      return planes, header(bitstream.FEATURES, 32, *sizes)
     if isinstance(image, frames.Frame):
       self.check_frames()
       y, uv = frame_to_planes(image)
       self._check_memory(*y.shape[:2])
       planes = form.frame_to_planes(tf.constant(y), tf.constant(uv), image.bits, dtype)
-      return planes, bitstream.YCBCR420, image.bits
+      return planes, header(bitstream.YCBCR420, image.bits, *y.shape[:2])
     image = checked(image)
     self._check_memory(*image.shape[:2])
     input_format = bitstream.GREY if image.shape[2] == 1 else bitstream.RGB
-    return form.image_to_planes(tf.constant(image), dtype), input_format, 8
+    planes = form.image_to_planes(tf.constant(image), dtype)
+    return planes, header(input_format, 8, *image.shape[:2])
 
-  def _image(self, planes: Planes, input_format: int, bit_depth: int):
-    """Returns the image or frame of planes."""
-    form = self.codec.input_format
-    if input_format == bitstream.YCBCR420:
+  def _image(self, planes: Planes, header: bitstream.Header) -> Input:
+    """Returns the image, frame or features of planes."""
+    form, bit_depth = self.codec.input_format, header.bit_depth
+    if header.input_format == bitstream.FEATURES:
+      size, canvas = (header.height, header.width), tf.cast(form.to_examples(planes), tf.float32)
+      maps = form.from_canvas(canvas, size, _levels_of(header))
+      levels = {level: each.numpy() for level, each in maps.items()}
+      if "p5" in levels:
+        levels["p6"] = levels["p5"][::2, ::2]
+      return ImageFeatures(levels, size, (header.original_height, header.original_width))
+    if header.input_format == bitstream.YCBCR420:
       y, uv = form.planes_to_frame(planes, bit_depth)
       return planes_to_frame(y.numpy(), uv.numpy(), bit_depth)
-    return form.planes_to_image(planes, tf.constant(input_format == bitstream.GREY)).numpy()
+    is_grey = tf.constant(header.input_format == bitstream.GREY)
+    return form.planes_to_image(planes, is_grey).numpy()
+
+  def _plane_size(self, header: bitstream.Header) -> tuple[int, int]:
+    """Returns height and width of the first plane."""
+    size = header.height, header.width
+    if header.input_format != bitstream.FEATURES:
+      return size
+    return self.codec.input_format.canvas_size(size, _levels_of(header))
 
   @property
   def _format_version(self) -> int:
     """Of the files: models of one rate write the first, which older programs read, too."""
+    if not self.codec.input_format.has_images:
+      return 3
     return 1 if self.default_quality is None else 2
 
   def _quality(self, step: tf.Tensor) -> tf.Tensor | None:
@@ -425,6 +465,16 @@ class Model(tf.Module):
     if self.default_quality is None:
       raise ModelError(one_rate_text(given))
 
+  def check_features(self, are_given: bool):
+    """Raises ModelError where features are given to a codec of images, or images to the other."""
+    if are_given != self.codec.input_format.has_images:
+      return
+    found, expected = ("features", "an image") if are_given else ("an image", "features")
+    raise ModelError(
+      f"a model of codec {self.description['codec']} was given {found}, expected {expected}; use a "
+      "model that was trained for what is given"
+    )
+
   def check_frames(self):
     """Raises ModelError where raw frames cannot be compressed: the codec is not one of 4:2:0."""
     if not self.codec.input_format.has_frames:
@@ -442,6 +492,8 @@ class Model(tf.Module):
         "that wrote it"
       )
     known = {bitstream.RGB: "RGB", bitstream.GREY: "grey"}
+    if not self.codec.input_format.has_images:
+      known = {bitstream.FEATURES: "feature maps"}
     if self.codec.input_format.has_frames:
       known[bitstream.YCBCR420] = "YCbCr 4:2:0"
     if input_format not in known:
@@ -531,6 +583,30 @@ def one_rate_text(given: str) -> str:
   )
 
 
+def _levels_of(header: bitstream.Header) -> list[str]:
+  """Returns the names of the levels that a file of features holds."""
+  return [level for number, level in enumerate(BOX_LEVELS) if header.levels >> number & 1]
+
+
+def check_maps(features: ImageFeatures, channels: int) -> None:
+  """Raises ModelError unless levels are finite maps of the sizes that the image's size gives."""
+  sides = (*features.image_size, *features.original_size)
+  if not (1 <= min(sides) and max(sides) <= bitstream.MAX_SIDE):
+    raise ModelError(f"found an image of sides {sides}, expected 1 to {bitstream.MAX_SIDE} pixels")
+  shapes = stored_features.level_shapes(features.image_size, channels)
+  if not set(BOX_LEVELS) & set(features.levels):
+    raise ModelError(f"found levels {sorted(features.levels)}, expected some of {BOX_LEVELS}")
+  for level in set(BOX_LEVELS) & set(features.levels):
+    maps = features.levels[level]
+    if maps.shape != shapes[level]:
+      raise ModelError(
+        f"{level} is {list(maps.shape)}, expected {list(shapes[level])} for an image of "
+        f"{features.image_size[1]}x{features.image_size[0]} pixels; use a model of these channels"
+      )
+    if not np.isfinite(maps).all():
+      raise ModelError(f"{level} has values that are not finite, expected finite ones")
+
+
 def checked(image: np.ndarray) -> np.ndarray:
   """Returns an image as [H, W, 1 or 3], or raises ModelError."""
   if isinstance(image, frames.Frame):
@@ -538,6 +614,8 @@ def checked(image: np.ndarray) -> np.ndarray:
       "found a raw frame, expected an image, uint8 [H, W, 3] or [H, W, 1]; convert it "
       "(frames.to_rgb)"
     )
+  if isinstance(image, ImageFeatures):
+    raise ModelError("found features, expected an image, uint8 [H, W, 3] or [H, W, 1]")
   image = np.asarray(image)
   if image.ndim == 2:
     image = image[..., np.newaxis]

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from khuvcm_tf import atomic_files, codecs, coding, layers
+from khuvcm_tf import atomic_files, codecs, coding, errors, layers
 from khuvcm_tf.codecs import codec as codec_lib
 from khuvcm_tf.entropy import calibration
 from khuvcm_tf.entropy.integer.entropy_model import InexactArithmetic, within
@@ -32,7 +32,6 @@ from khuvcm_tf.model_folders import (
   read_arrays,
   read_description,
   read_fingerprint,
-  reason,
   write_fingerprint,
 )
 
@@ -54,7 +53,8 @@ def save(
     folder: to write; an earlier one is replaced.
     codec: trained; its weights are rounded to `weights_dtype` in place.
     description: at least "codec" and "arguments"; what `model.json` will say.
-    images: uint8 [H, W, 3], on which integers are calibrated and their loss is measured.
+    images: uint8 [H, W, 3], or features, on which integers are calibrated and their loss is
+      measured.
     weights_dtype: "float32" or "float16".
     shifts: whether a model of one rate takes qualities around it, where its entropy models can.
 
@@ -80,7 +80,7 @@ def save(
   codec.assign_weights(weights)
   qualities = codec.qualities
   latents = [
-    codec.latents(codec.planes(image[np.newaxis]), quality)
+    codec.latents(codec.planes(codec.input_format.example(image)[np.newaxis]), quality)
     for quality in qualities
     for image in images
   ]
@@ -143,7 +143,7 @@ def load(path_or_name: str, precision: str = "float32") -> coding.Model:
     raise
   except Exception as error:  # numpy, zipfile and zlib raise whatever damage leads them to.
     raise coding.ModelError(
-      f"{folder} is not a whole model: {reason(error)}; copy it again from its source"
+      f"{folder} is not a whole model: {errors.reason(error)}; copy it again from its source"
     ) from error
   return coding.Model(codec, entropy_models, fingerprint, description)
 
@@ -155,7 +155,7 @@ def read_weights(path_or_name: str) -> dict[str, np.ndarray]:
     return read_arrays(os.path.join(folder, "weights.npz"))
   except (OSError, ValueError) as error:
     raise coding.ModelError(
-      f"{folder} is not a whole model: {reason(error)}; copy it again from its source"
+      f"{folder} is not a whole model: {errors.reason(error)}; copy it again from its source"
     ) from error
 
 

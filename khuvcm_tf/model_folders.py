@@ -130,7 +130,7 @@ def read_arrays(path: str) -> dict[str, np.ndarray]:
   except FileNotFoundError:
     raise
   except Exception as error:  # numpy, zipfile and zlib raise whatever damage leads them to.
-    raise ValueError(f"{os.path.basename(path)}: {reason(error)}") from error
+    raise ValueError(f"{os.path.basename(path)}: {errors.reason(error)}") from error
 
 
 def add_to_digest(digest, arrays: dict[str, np.ndarray]) -> None:
@@ -168,7 +168,7 @@ def describe(path_or_name: str) -> dict[str, object]:
     return read_description(folder)
   except (OSError, ValueError, RecursionError) as error:
     raise ModelError(
-      f"{folder} is not a whole model: {reason(error)}; copy it again from its source"
+      f"{folder} is not a whole model: {errors.reason(error)}; copy it again from its source"
     ) from error
 
 
@@ -194,13 +194,6 @@ def read_description(folder: str) -> dict[str, object]:
       "the package that wrote it"
     )
   return description
-
-
-def reason(error: Exception) -> str:
-  """Returns the text of an error about a model's file, on one line."""
-  if isinstance(error, OSError) and error.strerror:
-    return f"{os.path.basename(error.filename or '')}: {error.strerror}"
-  return " ".join(str(error).split()) or type(error).__name__
 
 
 def _roots() -> list[str]:

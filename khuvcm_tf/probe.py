@@ -14,6 +14,7 @@ _FORMAT_NAMES = {
   bitstream.GREY: "grey",
   bitstream.YCBCR444: "YCbCr 4:4:4",
   bitstream.YCBCR420: "YCbCr 4:2:0",
+  bitstream.FEATURES: "feature maps",
 }
 
 
@@ -59,7 +60,7 @@ def describe(path: str) -> dict[str, object]:
     "model": model_folders.find_by_fingerprint(header.fingerprint),
     "substream_bytes": sizes,
     "overhead_bytes": len(data) - sum(sizes),
-    "bpp": 8 * len(data) / (header.height * header.width),
+    "bpp": 8 * len(data) / bitstream.source_pixels(header),
   }
 
 

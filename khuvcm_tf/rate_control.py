@@ -103,7 +103,7 @@ def compress(model, image: np.ndarray | frames.Frame, rate: Rate) -> bytes:
     return _of_psnr(model, prepared, coding.checked(image), rate.psnr)
   if rate.target == "bytes":
     return _of_bytes(model, prepared, rate.bytes, f"{rate.bytes} bytes")
-  pixels = math.prod(prepared.planes[0].shape[1:3])
+  pixels = bitstream.source_pixels(prepared.header)
   return _of_bytes(model, prepared, rate.bpp * pixels / 8, f"{rate.bpp:g} bits per pixel")
 
 

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from detection.config import LEVELS
 from detection.experiments import ExperimentError
 from detection.experiments.rules import Rule, factors, parse
 from detection.experiments.runner import Outcome, Runner
+from khuvcm_tf.ops.pyramid import LEVELS
 
 
 class Candidate(NamedTuple):

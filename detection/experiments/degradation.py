@@ -9,10 +9,10 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from detection.config import LEVELS
 from detection.experiments import figures, tables
 from detection.experiments.rules import NONE, factors, parse
 from detection.experiments.runner import Runner
+from khuvcm_tf.ops.pyramid import LEVELS
 from khuvcm_tf.results.rows import Row
 
 NAME = "degradation"

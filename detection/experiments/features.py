@@ -7,18 +7,19 @@ import os
 
 import numpy as np
 
-from detection import feature_npz, predictor, stored_features
+from detection import predictor
 from detection.coco.dataset import Record
-from detection.predictor import ImageFeatures, Predictor
-from detection.stored_features import FeatureError, Metadata, StoredFeatures
+from detection.predictor import Predictor
 from khuvcm_tf import atomic_files
+from khuvcm_tf.data import feature_npz, stored_features
+from khuvcm_tf.data.stored_features import FeatureError, ImageFeatures, Metadata, StoredFeatures
 
 
 class FeatureSource:
   """Gives an image's features.
 
   With a folder they are read from it where they are there, else extracted and written to it: a
-  file for each image, named by the image's pixels (`detection.feature_npz` is its format). The
+  file for each image, named by the image's pixels (`khuvcm_tf.data.feature_npz` is its format). The
   trunk then runs once for each image, however often its features are asked for. Without a folder it
   runs each time.
 

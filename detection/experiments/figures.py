@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from detection.config import LEVELS
 from detection.experiments.tables import LABELS, SIZES
+from khuvcm_tf.ops.pyramid import LEVELS
 from khuvcm_tf.results import figures
 from khuvcm_tf.results.curves import COLOURS, MARKERS
 from khuvcm_tf.results.rows import Row

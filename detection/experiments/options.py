@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from detection.coco.options import DatasetOptions
-from detection.config import LEVELS
+from khuvcm_tf.ops.pyramid import LEVELS
 from khuvcm_tf.options import OptionsError, option
 
 

@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from detection.config import LEVELS
 from detection.experiments import key_maps, reconstruction, study, tables
 from detection.experiments.combinations import Combinations
 from detection.experiments.degradation import Degradation
@@ -14,6 +13,7 @@ from detection.experiments.key_maps import KeyMaps
 from detection.experiments.reconstruction import Reconstruction
 from detection.experiments.rules import max_factor
 from detection.experiments.runner import KEYS, Runner
+from khuvcm_tf.ops.pyramid import LEVELS
 from khuvcm_tf.results import provenance, report
 from khuvcm_tf.results.report import Markup, Section
 from khuvcm_tf.results.rows import Row

@@ -31,8 +31,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from detection.config import LEVELS
 from detection.experiments import ExperimentError, resampling
+from khuvcm_tf.ops.pyramid import LEVELS
 
 _LEVEL = r"p[2-6]"
 _NUMBER = r"[+-]?\d+(?:\.\d*)?(?:e[+-]?\d+)?"

@@ -26,8 +26,9 @@ from detection.coco.detection_store import DetectionStore
 from detection.coco.detections import to_coco
 from detection.experiments import ExperimentError, features, rules
 from detection.experiments.rules import NONE, Predictors, Rule
-from detection.predictor import ImageFeatures, Predictor
+from detection.predictor import Predictor
 from khuvcm_tf import __version__, model_folders
+from khuvcm_tf.data.stored_features import ImageFeatures
 from khuvcm_tf.evaluation import images
 
 KEYS = bootstrap.KEYS

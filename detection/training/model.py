@@ -14,10 +14,10 @@ from __future__ import annotations
 import tensorflow as tf
 
 from detection import losses, matching, proposals, roi_align
-from detection.config import BOX_LEVELS
 from detection.detector import Detector, Features
 from detection.training.examples import Batch
 from detection.training.options import DetectorOptions
+from khuvcm_tf.ops.pyramid import BOX_LEVELS
 from khuvcm_tf.runs import task
 
 # Where detectron2 sets them: RPN.IOU_THRESHOLDS, POSITIVE_FRACTION; ROI_HEADS.IOU_THRESHOLDS,

@@ -23,7 +23,7 @@ from khuvcm_tf.bitstream.layout import (
   BitstreamError,
   Header,
 )
-from khuvcm_tf.bitstream.plain import pack, parse, quality_of, version_of
+from khuvcm_tf.bitstream.plain import pack, parse, quality_of, source_pixels, version_of
 
 __all__ = [
   "DEFAULT_MAX_PIXELS",
@@ -41,5 +41,6 @@ __all__ = [
   "pack",
   "parse",
   "quality_of",
+  "source_pixels",
   "version_of",
 ]

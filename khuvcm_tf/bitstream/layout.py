@@ -54,12 +54,15 @@ class Header(NamedTuple):
 
   Attributes:
     fingerprint: 8 bytes that identify the model; a string tensor in `ops`.
-    input_format: RGB, GREY, YCBCR444 or YCBCR420. This and all that follow are integers; int32
-      scalars in `ops`.
-    bit_depth: bits per sample, 8 or 10.
-    height, width: luma pixels, 1..65535.
+    input_format: RGB, GREY, YCBCR444, YCBCR420 or, in version 3 alone, FEATURES. This and all that
+      follow are integers; int32 scalars in `ops`.
+    bit_depth: bits per sample, 8 or 10; 32 of features.
+    height, width: luma pixels, 1..65535; of features those of the resized image that the detector
+      saw, which give the sizes of all levels.
     quality: of models of several rates, 0..255 for the lowest to the highest; else 0. Not in
       version 1.
+    levels: of features, which levels are in the file: bit 0 is P2, bit 3 is P5.
+    original_height, original_width: of features, pixels of the image itself.
   """
 
   fingerprint: bytes
@@ -68,6 +71,9 @@ class Header(NamedTuple):
   height: int
   width: int
   quality: int = 0
+  levels: int = 0
+  original_height: int = 0
+  original_width: int = 0
 
 
 class Field(NamedTuple):
@@ -120,18 +126,30 @@ class Layout(NamedTuple):
     return {name: Header._field_defaults[name] for name in Header._fields if name not in present}
 
 
-_FIXED = (
-  Field("fingerprint", BYTES, size=8),
-  Field("input_format", BYTE, high=YCBCR420),
-  Field("bit_depth", BYTE),  # Its values depend on the input format: `_value_checks`.
-)
+_FINGERPRINT = Field("fingerprint", BYTES, size=8)
+_BIT_DEPTH = Field("bit_depth", BYTE)  # Its values depend on the input format: `_value_checks`.
+_QUALITY = Field("quality", BYTE, high=QUALITY_STEPS)
+_FIXED = (_FINGERPRINT, Field("input_format", BYTE, high=YCBCR420), _BIT_DEPTH)
 _SIDES = (
   Field("height", VARINT, low=1, high=MAX_SIDE),
   Field("width", VARINT, low=1, high=MAX_SIDE),
 )
 LAYOUTS = {
   1: Layout(1, (*_FIXED, *_SIDES)),
-  2: Layout(2, (*_FIXED, Field("quality", BYTE, high=QUALITY_STEPS), *_SIDES)),
+  2: Layout(2, (*_FIXED, _QUALITY, *_SIDES)),
+  3: Layout(
+    3,
+    (
+      _FINGERPRINT,
+      Field("input_format", BYTE, low=FEATURES, high=FEATURES),
+      _BIT_DEPTH,
+      _QUALITY,
+      Field("levels", BYTE, low=1, high=15),
+      *_SIDES,
+      Field("original_height", VARINT, low=1, high=MAX_SIDE),
+      Field("original_width", VARINT, low=1, high=MAX_SIDE),
+    ),
+  ),
 }
 
 # Shorter files are refused before their version is looked at: a header whose varints have one byte
@@ -156,10 +174,10 @@ TEXTS = {
   "its header; copy it again from its source",
   "CRC": "the file is damaged, cut short or extended: its CRC-32 is 0x{found:08x}, expected "
   "0x{expected:08x} as stored at its end; copy it again from its source",
-  "INPUT_FORMAT": "unsupported input format: found {found}, expected 0 to {expected} (RGB, grey, "
-  "YCbCr 4:4:4, YCbCr 4:2:0); use one of these or a newer program",
-  "BIT_DEPTH": "unsupported bit depth: found {found}, expected 8 (10 only for YCbCr), at most "
-  "{expected} for this input format; convert the image",
+  "INPUT_FORMAT": "unsupported input format: found {found}, expected {expected} at most (RGB, "
+  "grey, YCbCr 4:4:4, YCbCr 4:2:0; feature maps in version 3); use one of these or a newer program",
+  "BIT_DEPTH": "unsupported bit depth: found {found}, expected 8 (10 only for YCbCr, 32 for "
+  "features), at most {expected} for this input format; convert the image",
   "VARINT": "a number in the header is overlong, not in its shortest form or unfinished: found at "
   "byte {found}, expected at most {expected} bytes a number; compress the image again",
   "HEIGHT": "height out of range: found {found}, expected 1 to {expected} pixels; "
@@ -177,6 +195,12 @@ TEXTS = {
   "take it from the model",
   "QUALITY": "quality out of range: found {found}, expected 0 to {expected}; "
   "take it from the model",
+  "LEVELS": "levels of features out of range: found {found}, expected 1 to {expected}, a bit for "
+  "each of P2 to P5; compress the features again",
+  "ORIGINAL_HEIGHT": "height of the image out of range: found {found}, expected 1 to {expected} "
+  "pixels; compress the features again",
+  "ORIGINAL_WIDTH": "width of the image out of range: found {found}, expected 1 to {expected} "
+  "pixels; compress the features again",
   "ABSENT": "the version of the file lacks a field of the header: found the value {found}, "
   "expected the default {expected}; write a newer version",
 }
@@ -301,9 +325,12 @@ def _value_checks(fields, header: Header) -> list[Check]:
     value = getattr(header, field.name)
     if field.name == "bit_depth":
       is_rgb_or_grey = header.input_format < YCBCR444
+      is_features = header.input_format == FEATURES
+      is_ycbcr = (header.input_format >= YCBCR444) & (header.input_format < FEATURES)
       checks += [
         Check("BIT_DEPTH", is_rgb_or_grey & (value != 8), value, 8),
-        Check("BIT_DEPTH", (value != 8) & (value != 10), value, 10),
+        Check("BIT_DEPTH", is_features & (value != 32), value, 32),
+        Check("BIT_DEPTH", is_ycbcr & (value != 8) & (value != 10), value, 10),
       ]
     elif field.kind != BYTES:
       is_outside = (value < field.low) | (value > field.high)

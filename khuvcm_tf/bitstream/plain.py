@@ -115,6 +115,13 @@ def version_of(data: bytes) -> int:
   return data[FRAME_BYTES - 2]
 
 
+def source_pixels(header: Header) -> int:
+  """Returns the pixels of the image that a file is of, which bits per pixel are counted by."""
+  if header.input_format == layout_lib.FEATURES:
+    return header.original_height * header.original_width
+  return header.height * header.width
+
+
 def quality_of(data: bytes) -> float | None:
   """Returns the quality of a file, 0 .. 100; None of version 1, which models of one rate write.
 

@@ -1,4 +1,4 @@
-"""The codecs by name. A new one is a file here and a line in `_OF_RGB` or `_BUILDERS`.
+"""The codecs by name. A new one is a file here and a line in `_OF_RGB` or `_OF_IMAGES`.
 
 Nothing here imports TensorFlow before a codec is built, so that programs can list the names.
 """
@@ -31,17 +31,23 @@ _OF_RGB = {
   name: functools.partial(_build, name)
   for name in ("bmshj2018_factorized", "bmshj2018", "mbt2018_mean", "mbt2018", "cheng2020")
 }
-_BUILDERS = {
+_OF_IMAGES = {
   **_OF_RGB,
   "ycbcr444": functools.partial(_build, "ycbcr444", _OF_RGB),
   "luma_chroma420": functools.partial(_build, "luma_chroma420"),
   "cross_component": functools.partial(_build, "cross_component"),
 }
+_OF_FEATURES = {"feature": functools.partial(_build, "feature", _OF_RGB)}
 
 
 def names() -> list[str]:
-  """Returns the names of all codecs."""
-  return list(_BUILDERS)
+  """Returns the names of all codecs of images."""
+  return list(_OF_IMAGES)
+
+
+def all_names() -> list[str]:
+  """Returns the names of all codecs, those of feature maps too."""
+  return [*_OF_IMAGES, *_OF_FEATURES]
 
 
 def create(
@@ -50,7 +56,7 @@ def create(
   """Builds a codec with fresh weights.
 
   Args:
-    name: one of `names()`.
+    name: one of `all_names()`.
     dtype: of the transforms: "float32", "float64", or a Keras policy such as "mixed_bfloat16".
     num_qualities: K, anchor qualities of a codec of several rates, 2 or more (`layers.Gain`); None
       for one rate.
@@ -68,8 +74,9 @@ def create(
 
   from khuvcm_tf.entropy.entropy_model import EntropyModelConfig
 
-  if name not in _BUILDERS:
-    raise errors.Error(f"no codec is called {name!r}; there are {', '.join(names())}")
+  builders = {**_OF_IMAGES, **_OF_FEATURES}
+  if name not in builders:
+    raise errors.Error(f"no codec is called {name!r}; there are {', '.join(builders)}")
   config = {key: arguments.pop(key) for key in EntropyModelConfig._fields if key in arguments}
   if config:
     arguments["entropy_config"] = {**config, **(arguments.get("entropy_config") or {})}
@@ -81,7 +88,7 @@ def create(
   policy = tf.keras.mixed_precision.global_policy()
   tf.keras.mixed_precision.set_global_policy(dtype)
   try:
-    codec = _BUILDERS[name](**arguments)
+    codec = builders[name](**arguments)
     if num_qualities is not None:
       codec.add_gains(num_qualities)
     return codec

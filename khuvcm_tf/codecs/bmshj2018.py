@@ -33,6 +33,7 @@ def build(
   latent_depth: int = 192,
   activation: str = "gdn",
   entropy_config: dict | None = None,
+  planes: int = 3,
 ) -> codec.Codec:
   """Composes the codec.
 
@@ -41,6 +42,7 @@ def build(
     latent_depth: M, channels of y.
     activation: of the transforms, "gdn" (the paper's) or "prelu".
     entropy_config: fields of `entropy_model.EntropyModelConfig` that differ from its defaults.
+    planes: channels of the samples.
   """
   n, m = num_filters, latent_depth
   h_a = [
@@ -60,8 +62,8 @@ def build(
   return codec.Codec(
     input_format.Rgb(),
     codec.Branch(
-      g_a=layers.four_stage_analysis(n, m, activation),
-      g_s=layers.four_stage_synthesis(n, m, activation),
+      g_a=layers.four_stage_analysis(n, m, activation, planes),
+      g_s=layers.four_stage_synthesis(n, m, activation, planes),
       entropy_model=hyperprior.ScaleHyperprior(
         h_a,
         h_s,

@@ -29,6 +29,7 @@ def build(
   latent_depth: int = 192,
   activation: str = "gdn",
   entropy_config: dict | None = None,
+  planes: int = 3,
 ) -> codec.Codec:
   """Composes the codec.
 
@@ -37,13 +38,14 @@ def build(
     latent_depth: M, channels of y.
     activation: of the transforms, "gdn" (the paper's) or "prelu".
     entropy_config: fields of `entropy_model.EntropyModelConfig` that differ from its defaults.
+    planes: channels of the samples.
   """
   n, m = num_filters, latent_depth
   return codec.Codec(
     input_format.Rgb(),
     codec.Branch(
-      g_a=layers.four_stage_analysis(n, m, activation),
-      g_s=layers.four_stage_synthesis(n, m, activation),
+      g_a=layers.four_stage_analysis(n, m, activation, planes),
+      g_s=layers.four_stage_synthesis(n, m, activation, planes),
       entropy_model=factorized_model.FactorizedModel(
         m, quantization_mode="noise", config=entropy_model.configured(entropy_config)
       ),

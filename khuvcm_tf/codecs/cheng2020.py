@@ -35,6 +35,7 @@ def build(
   activation: str = "gdn",
   leaky_slope: float = 0.01,
   entropy_config: dict | None = None,
+  planes: int = 3,
 ) -> codec.Codec:
   """Composes the codec.
 
@@ -45,6 +46,7 @@ def build(
     activation: of the transforms, "gdn" (the paper's) or "prelu".
     leaky_slope: of the rectifiers in the entropy model.
     entropy_config: fields of `entropy_model.EntropyModelConfig` that differ from its defaults.
+    planes: channels of the samples.
   """
   n, slope = num_filters, leaky_slope
   h_a = [
@@ -79,8 +81,8 @@ def build(
   return codec.Codec(
     input_format.Rgb(),
     codec.Branch(
-      g_a=_analysis(n, attention, activation),
-      g_s=_synthesis(n, attention, activation),
+      g_a=_analysis(n, attention, activation, planes),
+      g_s=_synthesis(n, attention, activation, planes),
       entropy_model=context.ContextModel(
         h_a,
         h_s,
@@ -95,8 +97,8 @@ def build(
   )
 
 
-def _analysis(n: int, attention: bool, activation: str) -> layers.Transform:
-  """g_a: [B, H, W, 3] -> [B, H/16, W/16, N]."""
+def _analysis(n: int, attention: bool, activation: str, planes: int) -> layers.Transform:
+  """g_a: [B, H, W, P] -> [B, H/16, W/16, N]."""
   return layers.Transform(
     [
       layers.ResidualDown(n, activation, name="down0"),
@@ -109,13 +111,13 @@ def _analysis(n: int, attention: bool, activation: str) -> layers.Transform:
       layers.conv_down(n, 3, 2, name="conv3"),
       *([layers.Attention(n, name="attention3")] if attention else []),
     ],
-    3,
+    planes,
     name="analysis",
   )
 
 
-def _synthesis(n: int, attention: bool, activation: str) -> layers.Transform:
-  """g_s: [B, h, w, N] -> [B, 16 h, 16 w, 3]."""
+def _synthesis(n: int, attention: bool, activation: str, planes: int) -> layers.Transform:
+  """g_s: [B, h, w, N] -> [B, 16 h, 16 w, P]."""
   return layers.Transform(
     [
       *([layers.Attention(n, name="attention0")] if attention else []),
@@ -127,7 +129,7 @@ def _synthesis(n: int, attention: bool, activation: str) -> layers.Transform:
       layers.ResidualBlock(n, name="block2"),
       layers.ResidualUp(n, activation, name="up2"),
       layers.ResidualBlock(n, name="block3"),
-      layers.Subpixel(3, 3, 2, name="up3"),
+      layers.Subpixel(planes, 3, 2, name="up3"),
     ],
     n,
     name="synthesis",

@@ -209,9 +209,9 @@ class Codec(tf.keras.Model):
     """
     assign_by_name(self.named_weights(), values)
 
-  def planes(self, rgb: tf.Tensor) -> Planes:
-    """Returns the planes of RGB images [B, H, W, 3], 0..255 of any type."""
-    return self.input_format.from_rgb(rgb, self.plane_dtype)
+  def planes(self, examples: tf.Tensor) -> Planes:
+    """Returns the planes of a batch of examples: of RGB images [B, H, W, 3], 0..255 of any type."""
+    return self.input_format.from_examples(examples, self.plane_dtype)
 
   def samples(self, planes: Planes) -> tf.Tensor:
     """Returns x, the samples of planes, padded to a multiple of `stride`."""

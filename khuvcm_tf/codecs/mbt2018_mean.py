@@ -33,6 +33,7 @@ def build(
   activation: str = "gdn",
   leaky_slope: float = 0.2,
   entropy_config: dict | None = None,
+  planes: int = 3,
 ) -> codec.Codec:
   """Composes the codec.
 
@@ -42,13 +43,14 @@ def build(
     activation: of the transforms, "gdn" (the paper's) or "prelu".
     leaky_slope: of the rectifiers in the hyper transforms.
     entropy_config: fields of `entropy_model.EntropyModelConfig` that differ from its defaults.
+    planes: channels of the samples.
   """
   n, m = num_filters, latent_depth
   return codec.Codec(
     input_format.Rgb(),
     codec.Branch(
-      g_a=layers.four_stage_analysis(n, m, activation),
-      g_s=layers.four_stage_synthesis(n, m, activation),
+      g_a=layers.four_stage_analysis(n, m, activation, planes),
+      g_s=layers.four_stage_synthesis(n, m, activation, planes),
       entropy_model=minnen2018.mean_scale_hyperprior(
         n, m, leaky_slope, entropy_model.configured(entropy_config)
       ),

@@ -35,30 +35,37 @@ class TrainingImages:
 
   Attributes:
     names: of the images, for messages.
-    decode: number (index into `names`) -> uint8 [H, W, 3]; raises errors.Error. Many threads call
-      it at once.
+    decode: number (index into `names`) -> [H, W, channels] of `dtype`; raises errors.Error. Many
+      threads call it at once.
     cache: decoded images that are kept; one without room where None.
     failures: errors of `decode` since the start, which `failures_named` reports.
+    channels, dtype: of what `decode` returns.
+    flips: whether half of the crops are mirrored, left to right.
   """
 
   names: Sequence[str]
   decode: Callable[[int], np.ndarray]
   cache: ImageCache = dataclasses.field(default_factory=lambda: ImageCache(0))
   failures: list[errors.Error] = dataclasses.field(default_factory=list)
+  channels: int = 3
+  dtype: str = "uint8"
+  flips: bool = True
 
   def read(self, number: tf.Tensor) -> tf.Tensor:
-    """Returns image `number` (int64 scalar) as a uint8 tensor [H, W, 3]."""
-    image = tf.numpy_function(self._read, [number], tf.uint8)
-    image.set_shape((None, None, 3))
+    """Returns image `number` (int64 scalar) as a tensor [H, W, channels]."""
+    image = tf.numpy_function(self._read, [number], self.dtype)
+    image.set_shape((None, None, self.channels))
     return image
 
   def subset(self, numbers: Sequence[int]) -> TrainingImages:
     """Returns some of the images, in the order of `numbers`, with an empty cache of equal size."""
     numbers = np.asarray(numbers, np.int64)
-    return TrainingImages(
-      [self.names[number] for number in numbers],
-      lambda number: self.decode(int(numbers[number])),
-      ImageCache(self.cache.max_bytes),
+    return dataclasses.replace(
+      self,
+      names=[self.names[number] for number in numbers],
+      decode=lambda number: self.decode(int(numbers[number])),
+      cache=ImageCache(self.cache.max_bytes),
+      failures=[],
     )
 
   def _read(self, number: np.int64) -> np.ndarray:
@@ -288,7 +295,7 @@ def training_batches(
     shard: (index, count): which of `count` equal parts of each batch to give.
 
   Returns:
-    tf.data.Dataset of uint8 [batch_size / count, crop_size, crop_size, 3].
+    tf.data.Dataset of [batch_size / count, crop_size, crop_size, channels].
   """
   count = len(images.names)
 
@@ -309,8 +316,9 @@ def training_batches(
     corner = tf.cast(draws[1:3] * room, tf.int32)
     image = image[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
     image = tf.cond(side == crop_size, lambda: image, lambda: _shrink(image, crop_size))
-    image = tf.cond(draws[3] < 0.5, lambda: image[:, ::-1], lambda: image)
-    return tf.ensure_shape(image, (crop_size, crop_size, 3))
+    if images.flips:
+      image = tf.cond(draws[3] < 0.5, lambda: image[:, ::-1], lambda: image)
+    return tf.ensure_shape(image, (crop_size, crop_size, images.channels))
 
   dataset = _example_numbers(batch_size, first_step, shard)
   dataset = dataset.map(crop, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -347,6 +355,8 @@ def _example_numbers(batch_size: int, first_step: int, shard: tuple[int, int]) -
 
 
 def _shrink(image: tf.Tensor, side: int) -> tf.Tensor:
-  """Resizes a uint8 square to `side`, bicubic with antialiasing."""
+  """Resizes a square to `side`, bicubic with antialiasing."""
   resized = tf.image.resize(image, (side, side), "bicubic", antialias=True)
+  if image.dtype != tf.uint8:
+    return tf.cast(resized, image.dtype)
   return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)

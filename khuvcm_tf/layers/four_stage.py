@@ -6,8 +6,10 @@ from khuvcm_tf.layers import signal
 from khuvcm_tf.layers.transform import Transform
 
 
-def four_stage_analysis(filters: int, latent_depth: int, activation: str) -> Transform:
-  """g_a: [B, H, W, 3] -> [B, H/16, W/16, latent_depth]."""
+def four_stage_analysis(
+  filters: int, latent_depth: int, activation: str, planes: int = 3
+) -> Transform:
+  """g_a: [B, H, W, planes] -> [B, H/16, W/16, latent_depth]."""
   return Transform(
     [
       signal.conv_down(filters, 5, 2, name="conv0"),
@@ -18,13 +20,15 @@ def four_stage_analysis(filters: int, latent_depth: int, activation: str) -> Tra
       signal.activation(activation, name="act2"),
       signal.conv_down(latent_depth, 5, 2, name="conv3"),
     ],
-    3,
+    planes,
     name="analysis",
   )
 
 
-def four_stage_synthesis(filters: int, latent_depth: int, activation: str) -> Transform:
-  """g_s: [B, h, w, latent_depth] -> [B, 16 h, 16 w, 3]."""
+def four_stage_synthesis(
+  filters: int, latent_depth: int, activation: str, planes: int = 3
+) -> Transform:
+  """g_s: [B, h, w, latent_depth] -> [B, 16 h, 16 w, planes]."""
   return Transform(
     [
       signal.conv_up(filters, 5, 2, name="conv0"),
@@ -33,7 +37,7 @@ def four_stage_synthesis(filters: int, latent_depth: int, activation: str) -> Tr
       signal.activation(activation, inverse=True, name="act1"),
       signal.conv_up(filters, 5, 2, name="conv2"),
       signal.activation(activation, inverse=True, name="act2"),
-      signal.conv_up(3, 5, 2, name="conv3"),
+      signal.conv_up(planes, 5, 2, name="conv3"),
     ],
     latent_depth,
     name="synthesis",

@@ -8,7 +8,6 @@ import os
 from collections.abc import Sequence
 from importlib import metadata
 
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -22,6 +21,8 @@ from khuvcm_tf import (
   model_folders,
 )
 from khuvcm_tf.codecs import codec as codec_lib
+from khuvcm_tf.data.stored_features import ImageFeatures
+from khuvcm_tf.training.inputs import Inputs
 from khuvcm_tf.training.options import CodecOptions
 
 # Real files may exceed the tables' estimate by this share and this many bytes (header, ends).
@@ -39,6 +40,8 @@ _NOT_IN_TRAINING = (
   "distortion",
   "train_images",
   "validation_images",
+  "train_features",
+  "validation_features",
 )
 
 
@@ -50,8 +53,7 @@ def finalize(
   options: CodecOptions,
   trained: codec_lib.Codec,
   step: int,
-  data: str,
-  images: Sequence[np.ndarray],
+  inputs: Inputs,
 ) -> str:
   """Converts a trained codec to integers, checks it on real files and writes its folder.
 
@@ -59,8 +61,7 @@ def finalize(
     options: of the run.
     trained: its codec, with the weights to keep.
     step: steps that the run has made.
-    data: text that says what it was trained on.
-    images: uint8 [H, W, 3], for calibration and the check.
+    inputs: what it was trained on; those of validation serve calibration and the check.
 
   Returns:
     The folder of the model, WORKDIR/model.
@@ -73,16 +74,15 @@ def finalize(
   codec = codecs.create(options.codec, **options.arguments)
   codec.assign_weights({name: value.numpy() for name, value in trained.named_weights().items()})
   folder = os.path.join(options.workdir, "model")
-  model = model_files.save(
-    folder, codec, _description(options, step, data), images, options.weights_dtype
-  )
+  description = _description(options, step, inputs)
+  model = model_files.save(folder, codec, description, inputs.validation, options.weights_dtype)
   loss = model.description["integer_loss"]
   logging.info("integers in place of floats change the bits by %+.3f %%", 100 * loss)
-  check(model, images[:_IMAGES_CHECKED])
+  check(model, inputs.validation[:_IMAGES_CHECKED])
   return folder
 
 
-def check(model: coding.Model, images: Sequence[np.ndarray]) -> None:
+def check(model: coding.Model, images: Sequence[coding.Input]) -> None:
   """Raises FinalizeError unless files decode, and are as long as the estimate says.
 
   Of a model of several rates these are files of the lowest, the default and the highest quality.
@@ -98,11 +98,15 @@ def check(model: coding.Model, images: Sequence[np.ndarray]) -> None:
         f"a file has {len(data)} bytes, expected {estimate:.0f} to {most:.0f} by its estimate; "
         "this is a bug: please report it"
       )
-    if model.decompress(data).shape != image.shape:
+    if _size(model.decompress(data)) != _size(image):
       raise FinalizeError("a file decodes to another size than its image's; please report it")
 
 
-def _description(options: CodecOptions, step: int, data: str) -> dict[str, object]:
+def _size(image: coding.Input) -> tuple[int, ...]:
+  return image.image_size if isinstance(image, ImageFeatures) else image.shape
+
+
+def _description(options: CodecOptions, step: int, inputs: Inputs) -> dict[str, object]:
   several_rates = {"default_quality": model_folders.DEFAULT_QUALITY} if options.lambda_range else {}
   return {
     "codec": options.codec,
@@ -111,7 +115,8 @@ def _description(options: CodecOptions, step: int, data: str) -> dict[str, objec
     **several_rates,
     "distortion": options.distortion,
     "steps": step,
-    "data": data,
+    "data": inputs.text,
+    **({"detector": inputs.detector} if inputs.detector else {}),
     "training": {
       name: value
       for name, value in dataclasses.asdict(options).items()

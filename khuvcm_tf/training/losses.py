@@ -23,16 +23,23 @@ _WINDOW, _SIGMA = 11, 1.5
 _MIN_FACTOR = 1e-4
 
 
-def create(kind: str, factors: Sequence[float] | None = None) -> Distortion:
+def create(
+  kind: str, factors: Sequence[float] | None = None, threshold: float | None = None
+) -> Distortion:
   """Returns a distortion.
 
   Args:
     kind: "mse": sum_c f_c MSE_c, each component over its own samples; "ms_ssim": 1 - MS-SSIM of the
       RGB images.
     factors: f, one for each component; None: the image format's weights divided by their sum.
+    threshold: of "mse" of features: the mean of max(0, e^2 - threshold) over all elements takes
+      the place of their MSE, in the features' own units.
   """
   if kind == "ms_ssim":
     return lambda form, original, decoded: ms_ssim(form.to_rgb(original), form.to_rgb(decoded))
+
+  if threshold is not None:
+    return lambda form, original, decoded: _beyond(original[0], decoded[0], 255.0**2 * threshold)
 
   def weighted_mse(form, original, decoded):
     used = factors or [each / sum(form.component_weights) for each in form.component_weights]
@@ -40,6 +47,12 @@ def create(kind: str, factors: Sequence[float] | None = None) -> Distortion:
     return tf.linalg.matvec(errors, tf.constant(used, tf.float32))
 
   return weighted_mse
+
+
+def _beyond(original: tf.Tensor, decoded: tf.Tensor, threshold: float) -> tf.Tensor:
+  """Mean over each example of by how much its elements' squared errors exceed a threshold."""
+  squared = tf.math.squared_difference(original, decoded)
+  return tf.reduce_mean(tf.maximum(tf.cast(squared, tf.float32) - threshold, 0.0), axis=(1, 2, 3))
 
 
 def mse(original: tf.Tensor, decoded: tf.Tensor) -> tf.Tensor:

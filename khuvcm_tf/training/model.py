@@ -17,7 +17,8 @@ class RateDistortionModel(task.TrainableModel):
     loss = mean over examples of lambda D + R                 codec of one rate
     loss = mean over examples of w(q) (lambda(q) D + R)       codec of several rates
 
-  A batch is RGB images, uint8 [B, H, W, 3]; of codecs of several rates (images, draws), where the
+  A batch is examples of the codec's input format: RGB images, uint8 [B, H, W, 3], or canvases of
+  feature maps, float32 [B, H, W, P]; of codecs of several rates (images, draws), where the
   draws, float32 [B] in [0, 1), give the quality of each example, q = draw (K - 1).
 
   Args:
@@ -35,7 +36,8 @@ class RateDistortionModel(task.TrainableModel):
   ):
     super().__init__()
     self.codec, self.lmbda, self.distortion = codec, lmbda, distortion
-    signature = [tf.TensorSpec((1, None, None, 3), tf.uint8)]
+    form = codec.input_format
+    signature = [tf.TensorSpec((1, None, None, form.example_channels), form.example_dtype)]
     if codec.num_qualities is not None:
       signature.append(tf.TensorSpec((), tf.float32))
     self.validate = tf.function(self._validate, signature, autograph=False)
@@ -61,20 +63,20 @@ class RateDistortionModel(task.TrainableModel):
     """Returns decoded images and the metrics of a batch.
 
     Args:
-      images: RGB, uint8 [B, H, W, 3].
+      images: the examples of a batch.
       training: whether rounding is replaced by noise or straight-through values.
       quality: q, float32, a scalar or of each image [B]; None for codecs of one rate.
 
     Returns:
-      (decoded images, RGB, float32 [B, H, W, 3], neither rounded nor clipped; {"loss",
+      (decoded images, float32 in the shape of `images`, neither rounded nor clipped; {"loss",
       "distortion", "bpp", "bpp_*" (bits per pixel of each substream), "psnr" (dB, of the mean MSE
-      over RGB), and of YCbCr codecs "mse_*" and "psnr_*" of each component}, float32 scalars that
-      are means over the batch).
+      over RGB, or of features against a peak of 1), and of other components than RGB "mse_*" and
+      "psnr_*" of each, 0..255}, float32 scalars that are means over the batch).
     """
     form = self.codec.input_format
     planes = self.codec.planes(images)
     decoded_planes, bits = self.codec(planes, training=training, quality=quality)
-    decoded = tf.cast(form.to_rgb(decoded_planes), tf.float32)
+    decoded = tf.cast(form.to_examples(decoded_planes), tf.float32)
     pixels = tf.cast(tf.shape(images)[1] * tf.shape(images)[2], tf.float32)
     rates = {f"bpp_{name}": value / pixels for name, value in bits.items()}  # [B] each
     bpp = tf.add_n(list(rates.values()))
@@ -87,11 +89,11 @@ class RateDistortionModel(task.TrainableModel):
       **rates,
     }
     metrics = {name: tf.reduce_mean(value) for name, value in by_example.items()}
-    metrics["psnr"] = _psnr(tf.reduce_mean(losses.mse(images, decoded)))
+    metrics["psnr"] = _psnr(tf.reduce_mean(losses.mse(images, decoded)), form.peak)
     if form.components != ("r", "g", "b"):
       errors = tf.cast(form.squared_errors(planes, decoded_planes), tf.float32)
       for name, error in zip(form.components, tf.unstack(tf.reduce_mean(errors, axis=0))):
-        metrics[f"mse_{name}"], metrics[f"psnr_{name}"] = error, _psnr(error)
+        metrics[f"mse_{name}"], metrics[f"psnr_{name}"] = error, _psnr(error, 255.0)
     return decoded, metrics
 
   def loss_and_metrics(self, batch):
@@ -107,5 +109,5 @@ class RateDistortionModel(task.TrainableModel):
     return self.decode_and_measure(image, training=False, quality=quality)
 
 
-def _psnr(mse: tf.Tensor) -> tf.Tensor:
-  return 10.0 / math.log(10.0) * tf.math.log(255.0**2 / mse)
+def _psnr(mse: tf.Tensor, peak: float) -> tf.Tensor:
+  return 10.0 / math.log(10.0) * tf.math.log(peak**2 / mse)

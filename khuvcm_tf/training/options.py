@@ -22,7 +22,7 @@ class CodecOptions(RunOptions):
 
   codec: str | None = option(
     None,
-    f"Name of the codec: {', '.join(codecs.names())}. Without it, the codec of --init_from.",
+    f"Name of the codec: {', '.join(codecs.all_names())}. Without it, the codec of --init_from.",
     fixed=True,
   )
   arguments: dict[str, object] = option(
@@ -44,6 +44,20 @@ class CodecOptions(RunOptions):
     None,
     "TFDS data set with a feature `image` to train on, in place of --train_images: NAME or "
     "NAME:SPLIT, such as clic, vimeo90k.",
+  )
+  train_features: str | None = option(
+    None,
+    "Features to train on, for codec feature: a folder that bin/extract_features.py has written.",
+  )
+  validation_features: str | None = option(
+    None, "Features to validate on, likewise; without it, every twentieth of the training ones."
+  )
+  normalization: str = option(
+    "none",
+    "Of feature maps, before they are coded: 'none'; 'unit': by the least and the greatest of all "
+    "values, to 0..1; 'standard': each channel of each level to mean 0 and deviation 1; or an .npz "
+    "file with arrays `offset` and `scale`, [4, channels] of P2 to P5 (bin/feature_weights.py).",
+    fixed=True,
   )
   validation_images: str | None = option(
     None,
@@ -89,6 +103,13 @@ class CodecOptions(RunOptions):
     choices=("mse", "ms_ssim"),
     fixed=True,
   )
+  distortion_threshold: float | None = option(
+    None,
+    "Of codec feature: squared errors count by how much they exceed it, in the units of the maps: "
+    "D = mean of max(0, e^2 - threshold).",
+    above=0,
+    fixed=True,
+  )
   component_weights: tuple[float, ...] | None = option(
     None,
     "Relative weights of the mean squared errors of Y, Cb and Cr, as in 4,1,1 (each is divided by "
@@ -110,14 +131,24 @@ class CodecOptions(RunOptions):
 
   def __post_init__(self):
     super().__post_init__()
-    if bool(self.train_images) == bool(self.train_tfds):
+    _check_one(self, ("train_images", "train_tfds", "train_features"), 1)
+    _check_one(self, ("validation_images", "eval_tfds", "validation_features"), 0)
+    of_features = {
+      "validation_features": self.validation_features is not None,
+      "normalization": self.normalization != "none",
+      "distortion_threshold": self.distortion_threshold is not None,
+    }
+    for name, is_given in of_features.items():
+      if is_given and not self.train_features:
+        raise OptionsError(f"found --{name}, expected it with --train_features alone; leave it out")
+    if self.train_features and (self.validation_images or self.eval_tfds):
       raise OptionsError(
-        f"found {'both' if self.train_images else 'none'} of --train_images and --train_tfds, "
-        "expected one of them"
+        "found validation images for --train_features, expected --validation_features"
       )
-    if self.validation_images and self.eval_tfds:
+    if self.train_features and (self.distortion != "mse" or self.min_resize_scale != 1.0):
       raise OptionsError(
-        "found both of --validation_images and --eval_tfds, expected one of them, or none"
+        f"found --distortion={self.distortion} and --min_resize_scale={self.min_resize_scale:g} "
+        "with --train_features, expected mse and 1: maps are no images"
       )
     if self.distortion == "ms_ssim" and self.crop_size < MS_SSIM_MIN_SIDE:
       raise OptionsError(
@@ -150,3 +181,13 @@ class CodecOptions(RunOptions):
       raise OptionsError(
         "found no --codec, expected one, or --init_from=MODEL of the codec to train"
       )
+
+
+def _check_one(options: CodecOptions, names: tuple[str, ...], least: int) -> None:
+  """Raises OptionsError where more than one of some options is given, or fewer than `least`."""
+  given = [f"--{name}" for name in names if getattr(options, name)]
+  if not least <= len(given) <= 1:
+    raise OptionsError(
+      f"found {' and '.join(given) or 'none'} of {', '.join(f'--{name}' for name in names)}, "
+      f"expected one of them{'' if least else ', or none'}"
+    )

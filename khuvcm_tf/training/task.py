@@ -15,7 +15,7 @@ from khuvcm_tf.data import pipeline
 from khuvcm_tf.options import OptionsError
 from khuvcm_tf.runs import checkpoints, loop, workdir
 from khuvcm_tf.runs import task as task_lib
-from khuvcm_tf.training import finalize, losses, summaries
+from khuvcm_tf.training import finalize, inputs, losses, summaries
 from khuvcm_tf.training import model as model_lib
 from khuvcm_tf.training.options import MS_SSIM_MIN_SIDE, CodecOptions
 
@@ -59,15 +59,11 @@ class CodecTask(task_lib.Task):
       if options.init_from:
         assign_weights_of(options.init_from, self.codec, options.lambda_range)
     lmbda = options.lambda_range or options.lmbda
-    distortion = losses.create(options.distortion, weights)
+    distortion = losses.create(options.distortion, weights, options.distortion_threshold)
     self.model = model_lib.RateDistortionModel(self.codec, lmbda, distortion)
-    self._training_images, self._validation_images = load_images(options)
-    check_validation_images(options, self._validation_images)
-    self._data = (
-      f"{len(self._training_images.names)} training images, "
-      f"{len(self._validation_images)} for validation"
-    )
-    logging.info(self._data)
+    self._inputs = inputs.load(options, self.codec.input_format)
+    check_validation_images(options, self._inputs.validation)
+    logging.info(self._inputs.text)
 
   @property
   def checkpointed(self):
@@ -76,7 +72,7 @@ class CodecTask(task_lib.Task):
   def batches(self, first_step, shard):
     options = self._options
     images = pipeline.training_batches(
-      self._training_images,
+      self._inputs.training,
       options.batch_size,
       options.crop_size,
       options.seed,
@@ -90,7 +86,7 @@ class CodecTask(task_lib.Task):
     return tf.data.Dataset.zip((images, draws))
 
   def failures_named(self):
-    return pipeline.failures_named(self._training_images)
+    return pipeline.failures_named(self._inputs.training)
 
   def validate(self, step, writer):
     """Returns the means of the metrics over whole images; shows some of them, and latents.
@@ -98,17 +94,19 @@ class CodecTask(task_lib.Task):
     Of a codec of several rates they are means over the anchor qualities, too, and those of each
     quality follow; images and latents are shown at the middle one.
     """
-    codec, of_qualities = self.codec, []
+    codec, form, of_qualities = self.codec, self.codec.input_format, []
     middle = codec.qualities[len(codec.qualities) // 2]
     for quality in codec.qualities:
       of_images = []
-      for i, image in enumerate(self._validation_images):
-        decoded, metrics = self.model.validate(image[np.newaxis], quality)
+      for i, given in enumerate(self._inputs.validation):
+        example = form.example(given)
+        decoded, metrics = self.model.validate(example[np.newaxis], quality)
         of_images.append(metrics)
         if quality == middle and i < _IMAGES_SHOWN:
-          summaries.write_comparison(writer, step, f"validation/{i}", image, decoded[0].numpy())
+          shown = form.pictures(example, decoded[0].numpy())
+          summaries.write_comparison(writer, step, f"validation/{i}", *shown)
       of_qualities.append(_means(of_images))
-    first = self._validation_images[0][np.newaxis]
+    first = form.example(self._inputs.validation[0])[np.newaxis]
     for branch, y in zip(codec.branches, codec.latents(codec.planes(first), middle)):
       y_hat, bits = branch.entropy_model.element_bits(y)
       name = "latents" if len(codec.branches) == 1 else f"latents_{branch.name}"
@@ -123,8 +121,7 @@ class CodecTask(task_lib.Task):
     return "loss {loss:.4f}, {bpp:.4f} bpp, {psnr:.2f} dB".format_map(metrics)
 
   def finalize(self, step):
-    images = self._validation_images
-    return finalize.finalize(self._options, self.codec, step, self._data, images)
+    return finalize.finalize(self._options, self.codec, step, self._inputs)
 
 
 def _means(rows: list[dict]) -> dict[str, float]:
@@ -148,20 +145,6 @@ def with_codec_of_init_from(options: CodecOptions) -> CodecOptions:
   if options.codec not in (None, codec):
     return options
   return dataclasses.replace(options, codec=codec, arguments={**arguments, **options.arguments})
-
-
-def load_images(options: CodecOptions):
-  """Returns training images, and a list of validation images, uint8 [H, W, 3]."""
-  cache = int(options.cache_gib * 2**30)
-  if options.train_tfds:
-    images = pipeline.load_tfds(options.train_tfds, options.crop_size, cache)
-  else:
-    images = pipeline.load(options.train_images, options.crop_size, cache)
-  if options.validation_images:
-    return images, pipeline.load_whole(options.validation_images, options.validation_limit)
-  if options.eval_tfds:
-    return images, pipeline.load_tfds_validation(options.eval_tfds, options.validation_limit)
-  return pipeline.held_out(images, options.validation_limit)
 
 
 def first_octaves(options: CodecOptions, num_qualities: int) -> np.ndarray:
@@ -293,8 +276,10 @@ def check_crop_size(options: CodecOptions, stride: int) -> None:
 
 def check_validation_images(options: CodecOptions, images: list[np.ndarray]) -> None:
   """Raises OptionsError if the distortion is MS-SSIM and an image is too small for it."""
+  if options.distortion != "ms_ssim":
+    return
   side = min(min(image.shape[:2]) for image in images)
-  if options.distortion == "ms_ssim" and side < MS_SSIM_MIN_SIDE:
+  if side < MS_SSIM_MIN_SIDE:
     raise OptionsError(
       f"a validation image has a side of {side}, expected at least {MS_SSIM_MIN_SIDE} for "
       "--distortion=ms_ssim; give larger --validation_images"

@@ -12,17 +12,16 @@ import re
 import numpy as np
 import pytest
 
-from detection import batch_detection, feature_extraction, feature_files, photos, predictor
+from detection import batch_detection, feature_extraction, photos, predictor
 from detection.coco import CocoError
 from detection.config import Config
 from detection.options import DetectOptions, ExtractOptions
 from detection.photos import PhotoError
 from detection.postprocessing import Objects
-from detection.predictor import ImageFeatures
-from detection.stored_features import FeatureError, level_shapes
 from khuvcm_tf import atomic_files
-from khuvcm_tf.data import image_files
+from khuvcm_tf.data import feature_files, image_files
 from khuvcm_tf.data.image_files import ImageError
+from khuvcm_tf.data.stored_features import FeatureError, ImageFeatures, level_shapes
 from khuvcm_tf.options import OptionsError
 
 _CONFIG = Config("resnet18", fpn_channels=2, short_side=32, max_side=64)
@@ -36,6 +35,10 @@ class _Detector:
   def __init__(self, **changes):
     self.changes, self.extracted, self.fingerprint = changes, 0, "0" * 16
     self.detector = type("Network", (), {"config": _CONFIG})
+
+  @property
+  def made_by(self):
+    return self.fingerprint, _CONFIG.fpn_channels
 
   def __call__(self, image):
     return self.from_features(self.extract_features(image))
@@ -319,7 +322,7 @@ class TestExtract:
     _write_photo("photos/c.png", 5)
     assert _extract(format=form) == "1 photo: features in f; 3 were there before"
     assert detector.extracted == 4
-    found = feature_files.open_features("f", detector)
+    found = feature_files.open_features("f", detector.made_by)
     assert sorted(each.name for each in found.metadata) == ["a.png", "b.png", "c.png", "sub/a.png"]
 
   def test_one_photo_becomes_the_file_that_is_named(self, detector, here):
@@ -351,7 +354,7 @@ class TestExtract:
     ):
       _extract(format=form, **change)
     assert _extract(format=form, overwrite=True, **change) == "3 photos: features in f"
-    assert len(feature_files.open_features("f", detector)) == 3
+    assert len(feature_files.open_features("f", detector.made_by)) == 3
 
   def test_a_photo_that_has_changed_is_told(self, form, detector, here):
     _extract(format=form)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from detection.config import LEVELS, STRIDES, Config, ConfigError
+from detection.config import Config, ConfigError
 from detection.detector import Detector
+from khuvcm_tf.ops.pyramid import LEVELS, STRIDES
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,14 @@ import pytest
 import tensorflow as tf
 
 from detection import postprocessing, saved_model
-from detection.config import LEVELS, Config
+from detection.config import Config
 from detection.detector import Detector
 from detection.detector_files import DetectorError
 from detection.fpn import FPN
 from detection.predictor import Predictor
 from detection.resnet import ResNet
 from khuvcm_tf import atomic_files
+from khuvcm_tf.ops.pyramid import LEVELS
 
 _CATEGORIES = ("cat", "dog", "cup")
 

@@ -19,12 +19,13 @@ if __name__ == "__main__":
   sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from detection import postprocessing
-from detection.config import CONFIGS, LEVELS
+from detection.config import CONFIGS
 from detection.conversion import detectron2
 from detection.detector import Detector
 from detection.predictor import resize
 from khuvcm_tf.data import sample_photos
 from khuvcm_tf.layers import weights_assigned
+from khuvcm_tf.ops.pyramid import LEVELS
 from tests.parity import detectron2_reference, detectron2_weights
 
 # What other settings of detectron2 itself (threads, convolution code, float64) differ by, with some

@@ -20,12 +20,13 @@ from detection import (
   roi_align,
 )
 from detection.box_head import Detections
-from detection.config import BOX_LEVELS, LEVELS, Config
+from detection.config import Config
 from detection.detector import Detector
 from detection.layers import Conv2D, ConvTranspose2x2, FrozenBatchNorm, max_pool_3x3, named_weights
 from detection.predictor import resize, resized_shape
 from detection.resnet import BottleneckBlock
 from khuvcm_tf.layers import weights_assigned
+from khuvcm_tf.ops.pyramid import BOX_LEVELS, LEVELS
 from tests.parity import detectron2_weights
 from tests.parity.detectron2_reference import operation
 

@@ -8,11 +8,11 @@ import types
 import numpy as np
 import pytest
 
-from detection.config import LEVELS
 from detection.experiments import choices
 from detection.experiments.choices import Budget, Choices
 from detection.experiments.rules import NONE, Rule
 from detection.experiments.runner import Outcome
+from khuvcm_tf.ops.pyramid import LEVELS
 
 _SIZES = {level: 4**i for level, i in zip(LEVELS, (4, 3, 2, 1, 0))}
 _TOTAL = sum(_SIZES.values())

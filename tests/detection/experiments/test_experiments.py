@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from detection.coco.detection_store import DetectionStore
-from detection.config import LEVELS
 from detection.experiments import (
   ExperimentError,
   choices,
@@ -27,6 +26,7 @@ from detection.experiments.degradation import Degradation
 from detection.experiments.features import FeatureSource
 from detection.experiments.rules import RuleError, parse
 from detection.experiments.runner import KEYS, Outcome, Runner
+from khuvcm_tf.ops.pyramid import LEVELS
 
 
 @pytest.fixture(scope="module")

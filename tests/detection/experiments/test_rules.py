@@ -8,9 +8,9 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detection.config import LEVELS
 from detection.experiments import resampling, rules
 from detection.experiments.rules import RuleError, parse
+from khuvcm_tf.ops.pyramid import LEVELS
 
 _SIZES = {"p2": (16, 24), "p3": (8, 12), "p4": (4, 6), "p5": (2, 3), "p6": (1, 2)}
 _SQUARE = {level: (256 >> i, 256 >> i) for i, level in enumerate(LEVELS)}

@@ -16,8 +16,8 @@ from detection.experiments.rules import NONE, parse
 from detection.experiments.runner import Runner
 from detection.postprocessing import Objects
 from detection.predictor import Predictor
-from detection.stored_features import FeatureError
 from khuvcm_tf.atomic_files import FileError
+from khuvcm_tf.data.stored_features import FeatureError
 
 _DAMAGED = parse("p2=p2:degrade64, p3=p3:degrade32, p4=p4:degrade16")
 

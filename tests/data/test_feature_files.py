@@ -11,19 +11,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from detection import feature_files, feature_npz, feature_records
-from detection.config import LEVELS
-from detection.feature_files import NpzWriter
-from detection.feature_records import INDEX, RecordWriter
-from detection.predictor import ImageFeatures, Predictor
-from detection.stored_features import (
+from detection.predictor import Predictor
+from khuvcm_tf import atomic_files
+from khuvcm_tf.data import feature_files, feature_npz, feature_records
+from khuvcm_tf.data.feature_files import NpzWriter
+from khuvcm_tf.data.feature_records import INDEX, RecordWriter
+from khuvcm_tf.data.stored_features import (
   FeatureError,
+  ImageFeatures,
   Metadata,
   StoredFeatures,
   from_arrays,
   level_shapes,
 )
-from khuvcm_tf import atomic_files
+from khuvcm_tf.ops.pyramid import LEVELS
 
 _FINGERPRINT = "0123456789abcdef"
 # The last is no UTF-8, as systems allow it.
@@ -145,7 +146,7 @@ class TestOfADetector:
       writer = RecordWriter(str(tmp_path / "f"), _FINGERPRINT, "float32", 16)
     with writer:
       writer.add(StoredFeatures(metadata, features))
-    (stored,) = feature_files.open_features(str(tmp_path / "f"), predictor)
+    (stored,) = feature_files.open_features(str(tmp_path / "f"), predictor.made_by)
     assert len(expected.boxes) > 5
     for found, wanted in zip(predictor.from_features(stored.features), expected):
       np.testing.assert_array_equal(found, wanted)
@@ -157,10 +158,10 @@ class TestOfADetector:
       match=r"f: the features of a\.jpg have 4 channels and were made by detector 0123456789abcdef"
       r", expected 16 channels and detector 0123456789abcdef; use the detector that made them, or",
     ):
-      feature_files.open_features(str(tmp_path / "f"), predictor)
+      feature_files.open_features(str(tmp_path / "f"), predictor.made_by)
     other = Predictor(predictor.detector, predictor.categories, "f" * 16)
     with pytest.raises(FeatureError, match=r"expected 16 channels and detector f{16}; use the det"):
-      feature_files.open_features(str(tmp_path / "f"), other)
+      feature_files.open_features(str(tmp_path / "f"), other.made_by)
 
 
 class TestResuming:

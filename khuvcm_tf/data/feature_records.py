@@ -24,11 +24,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.lib.io.tf_record import tf_record_random_reader
 
-from detection import stored_features
-from detection.config import LEVELS, STRIDES
-from detection.detector import STRIDE
-from detection.stored_features import FeatureError, Metadata, StoredFeatures
-from khuvcm_tf import atomic_files, model_folders
+from khuvcm_tf import atomic_files, errors
+from khuvcm_tf.data import stored_features
+from khuvcm_tf.data.stored_features import FeatureError, Metadata, StoredFeatures
+from khuvcm_tf.ops.pyramid import LEVELS, STRIDE, STRIDES
 
 INDEX = "index.jsonl"
 # Of 800 x 1216 pixels they take 1.3 GB in float32.
@@ -87,7 +86,7 @@ def read(entry: Entry) -> StoredFeatures:
   except Exception as error:  # TensorFlow and protobuf raise whatever damage leads them to.
     raise FeatureError(
       f"{entry.path}: the record of {entry.metadata.name} cannot be read: "
-      f"{model_folders.reason(error)}; extract the features again"
+      f"{errors.reason(error)}; extract the features again"
     ) from error
 
 
@@ -267,7 +266,7 @@ def _parse_index(folder: str) -> tuple[dict[str, object], list[_File]]:
     return shared, [_parse_line(folder, shared, json.loads(line)) for line in lines[:-1]]
   except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
     raise FeatureError(
-      f"{path}: is no index of features: {model_folders.reason(error)}; expected one as "
+      f"{path}: is no index of features: {errors.reason(error)}; expected one as "
       "bin/extract_features.py writes it; copy it again, or extract the features again"
     ) from error
 

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from detection import stored_features
-from detection.config import LEVELS
-from detection.stored_features import FeatureError, Metadata, StoredFeatures
-from khuvcm_tf import atomic_files, model_folders
+from khuvcm_tf import atomic_files, errors
+from khuvcm_tf.data import stored_features
+from khuvcm_tf.data.stored_features import FeatureError, Metadata, StoredFeatures
+from khuvcm_tf.ops.pyramid import LEVELS
 
 SUFFIX = ".npz"
 _TEXTS = ("name", "digest", "fingerprint")
@@ -79,7 +79,7 @@ def _opened(path: str) -> Iterator[zipfile.ZipFile]:
       yield archive
   except Exception as error:  # numpy, zipfile and zlib raise whatever damage leads them to.
     raise FeatureError(
-      f"{path}: cannot be read: {model_folders.reason(error)}; expected features of a photo as "
+      f"{path}: cannot be read: {errors.reason(error)}; expected features of a photo as "
       "bin/extract_features.py writes them; extract them again"
     ) from error
 

@@ -1,10 +1,10 @@
 """Features of photos on disk: written photo by photo, read in order or by number.
 
-There are two formats: a file for each photo (`detection.feature_npz`), and TFRecords
-(`detection.feature_records`). Features stored as float32 lead to the same detections as the photo,
+There are two formats: a file for each photo (`feature_npz`), and TFRecords
+(`feature_records`). Features stored as float32 lead to the same detections as the photo,
 bit for bit. float16 takes half the room; a value is then off by 1/2048 of itself at most.
 
-  for stored in feature_files.open_features("features", predictor):
+  for stored in feature_files.open_features("features", predictor.made_by):
     objects = predictor.from_features(stored.features)
 """
 
@@ -18,11 +18,10 @@ from typing import Callable
 
 import tensorflow as tf
 
-from detection import feature_npz, feature_records
-from detection.config import LEVELS
-from detection.predictor import Predictor
-from detection.stored_features import FeatureError, Metadata, StoredFeatures
 from khuvcm_tf import atomic_files
+from khuvcm_tf.data import feature_npz, feature_records
+from khuvcm_tf.data.stored_features import FeatureError, Metadata, StoredFeatures
+from khuvcm_tf.ops.pyramid import LEVELS
 
 
 class FeatureSet(Sequence):
@@ -78,12 +77,13 @@ class FeatureSet(Sequence):
     return tf.data.Dataset.from_generator(generate, output_signature=spec)
 
 
-def open_features(path: str, predictor: Predictor | None = None) -> FeatureSet:
+def open_features(path: str, made_by: tuple[str, int] | None = None) -> FeatureSet:
   """Opens stored features.
 
   Args:
     path: an .npz file, a folder of such (with its subfolders), or a folder of TFRecords.
-    predictor: the detector that is to go on from them; None where any may have made them.
+    made_by: fingerprint and channels of the detector that is to go on from them; None where any
+      may have made them.
 
   Raises:
     FeatureError: there are none, they are damaged, or another detector made them.
@@ -102,7 +102,7 @@ def open_features(path: str, predictor: Predictor | None = None) -> FeatureSet:
       f"{path}: no features found; expected an .npz file, a folder of such, or a folder of "
       f"TFRecords with {feature_records.INDEX}, as bin/extract_features.py writes them"
     )
-  _check_alike(path, metadata, predictor)
+  _check_alike(path, metadata, made_by or (metadata[0].fingerprint, metadata[0].channels))
   return FeatureSet(metadata, readers)
 
 
@@ -113,8 +113,8 @@ def npz_files(path: str) -> list[str]:
   return glob.glob(os.path.join(glob.escape(path), "**", f"*{feature_npz.SUFFIX}"), recursive=True)
 
 
-def _check_alike(path: str, metadata: Sequence[Metadata], predictor: Predictor | None) -> None:
-  """Raises FeatureError unless one detector, the one expected, has made those of each photo."""
+def _check_alike(path: str, metadata: Sequence[Metadata], made_by: tuple[str, int]) -> None:
+  """Raises FeatureError unless the detector that is expected has made those of each photo."""
   names = sorted(each.name for each in metadata)
   for one, other in zip(names, names[1:]):
     if one == other:
@@ -122,12 +122,9 @@ def _check_alike(path: str, metadata: Sequence[Metadata], predictor: Predictor |
         f"{path}: found features of {one} twice, expected photos of different names; take one "
         "folder at a time, or extract the photos from the folder that holds them all"
       )
-  first = metadata[0]
-  fingerprint, channels = first.fingerprint, first.channels
-  if predictor is not None:
-    fingerprint, channels = predictor.fingerprint, predictor.detector.config.fpn_channels
+  fingerprint, channels = made_by
   for each in metadata:
-    if (each.fingerprint, each.channels) != (fingerprint, channels):
+    if (each.fingerprint, each.channels) != made_by:
       raise FeatureError(
         f"{path}: the features of {each.name} have {each.channels} channels and were made by "
         f"detector {each.fingerprint}, expected {channels} channels and detector {fingerprint}; "

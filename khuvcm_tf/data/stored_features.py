@@ -5,16 +5,13 @@ Letters: C channels of the pyramid, [H, W, C] a level's map.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 
-from detection.config import LEVELS, STRIDES
-from detection.detector import STRIDE
-from detection.predictor import ImageFeatures
 from khuvcm_tf import errors
 from khuvcm_tf.data.image_files import MAX_PIXELS
+from khuvcm_tf.ops import pyramid
 
 DTYPES = ("float32", "float16")
 _MAX_CHANNELS = 2**16
@@ -24,12 +21,26 @@ class FeatureError(errors.Error):
   """Stored features that cannot be read, or not be used with a detector."""
 
 
+class ImageFeatures(NamedTuple):
+  """The features of one image, and what is needed to go on from them.
+
+  Attributes:
+    levels: `p2` to `p6`, each float32 [H, W, C].
+    image_size: height and width of the resized image, without padding.
+    original_size: height and width of the image itself.
+  """
+
+  levels: dict[str, np.ndarray]
+  image_size: tuple[int, int]
+  original_size: tuple[int, int]
+
+
 class Metadata(NamedTuple):
   """What is known of stored features without reading them.
 
   Attributes:
     name: of the photo: its path below the folder of all photos, with slashes.
-    digest: SHA-256 of the photo's file, 64 hexadecimal digits.
+    digest: SHA-256 of the photo's file, 64 hexadecimal digits; "" where it is not known.
     fingerprint: of the detector that made the features.
     dtype: of the numbers in the file, "float32" or "float16".
     channels: C.
@@ -57,13 +68,11 @@ def level_shapes(image_size: tuple[int, int], channels: int) -> dict[str, tuple[
   """Returns the shapes [H, W, C] of P2 to P6 of an image.
 
   Example:
-    >>> level_shapes((60, 90), 16)
-    {'p2': (16, 24, 16), 'p3': (8, 12, 16), 'p4': (4, 6, 16), 'p5': (2, 3, 16), 'p6': (1, 2, 16)}
+    >>> level_shapes((60, 90), 16)["p3"]
+    (8, 12, 16)
   """
-  padded = [math.ceil(side / STRIDE) * STRIDE for side in image_size]
-  return {
-    level: (*(math.ceil(side / STRIDES[level]) for side in padded), channels) for level in LEVELS
-  }
+  sizes = pyramid.level_sizes(image_size)
+  return {level: (*size, channels) for level, size in sizes.items()}
 
 
 def check(metadata: Metadata) -> None:
