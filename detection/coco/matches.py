@@ -18,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from faster_coco_eval import mask as mask_lib
 
+from detection.coco import masks
+
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 # All, small, medium and large objects, by square pixels.
 AREAS = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))
@@ -42,18 +44,25 @@ class Matches(NamedTuple):
   objects: np.ndarray
 
 
-def match(ground_truth: dict[str, list[dict]], detections: Sequence[dict]) -> Matches:
-  """Matches boxes with objects.
+def match(
+  ground_truth: dict[str, list[dict]], detections: Sequence[dict], with_masks: bool = False
+) -> Matches:
+  """Matches boxes, or masks, with objects.
 
   Args:
     ground_truth, detections: as `evaluation.evaluate` takes them; all of them are evaluated.
+    with_masks: whether masks are matched; all objects and detections have one.
   """
   images = {each["id"]: number for number, each in enumerate(ground_truth["images"])}
+  sizes = {each["id"]: (each["height"], each["width"]) for each in ground_truth["images"]}
   ids = sorted(each["id"] for each in ground_truth["categories"])
   categories = {each: number for number, each in enumerate(ids)}
   objects, found = defaultdict(list), defaultdict(list)
   for entries, lists in ((ground_truth["annotations"], objects), (detections, found)):
     for each in entries:
+      if with_masks:
+        rle = masks.from_segmentation(each["segmentation"], *sizes[each["image_id"]])
+        each = {**each, "segmentation": rle}
       lists[categories[each["category_id"]], images[each["image_id"]]].append(each)
   counts = np.zeros((len(AREAS), len(categories), len(images)), np.int32)
   for (category, image), entries in objects.items():
@@ -61,7 +70,7 @@ def match(ground_truth: dict[str, list[dict]], detections: Sequence[dict]) -> Ma
   parts = defaultdict(list)
   for (category, image), entries in sorted(found.items()):
     entries = sorted(entries, key=lambda each: -each["score"])[:_MAX_DETECTIONS]
-    right, ignored = _match_image(objects.get((category, image), []), entries)
+    right, ignored = _match_image(objects.get((category, image), []), entries, with_masks)
     parts[category].append((image, [each["score"] for each in entries], right, ignored))
   none, no_flags = np.zeros(0, np.int32), np.zeros((len(AREAS), len(THRESHOLDS), 0), bool)
   blocks = [(none, none, no_flags, no_flags)]
@@ -77,6 +86,13 @@ def match(ground_truth: dict[str, list[dict]], detections: Sequence[dict]) -> Ma
   return Matches(*(np.concatenate(columns, -1) for columns in zip(*blocks)), counts)
 
 
+def _shapes(entries: Sequence[dict], with_masks: bool) -> np.ndarray | list[dict]:
+  """Returns what overlaps are taken of: boxes [n, 4], or run-length codes of masks."""
+  if with_masks:
+    return [each["segmentation"] for each in entries]
+  return np.array([each["bbox"] for each in entries], float)
+
+
 def _are_ignored(objects: Sequence[dict]) -> np.ndarray:
   """Returns which objects do not count, by range of areas: bool [A, G]."""
   area = np.array([each["area"] for each in objects], float)
@@ -85,18 +101,21 @@ def _are_ignored(objects: Sequence[dict]) -> np.ndarray:
 
 
 def _match_image(
-  objects: Sequence[dict], detections: Sequence[dict]
+  objects: Sequence[dict], detections: Sequence[dict], with_masks: bool
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns `is_right` and `is_ignored` of an image's detections of one category, best first."""
-  boxes = np.array([each["bbox"] for each in detections], float)
-  area = boxes[:, 2] * boxes[:, 3]
+  shapes, of_objects = _shapes(detections, with_masks), _shapes(objects, with_masks)
+  if with_masks:
+    area = np.array([masks.area(each) for each in shapes], float)
+  else:
+    area = shapes[:, 2] * shapes[:, 3]
   outside = np.array([(area < low) | (area > high) for low, high in AREAS])
   shape = (len(AREAS), len(THRESHOLDS), len(detections))
   right, ignored = np.zeros(shape, bool), np.repeat(outside[:, np.newaxis], shape[1], 1)
   if not objects:
     return right, ignored
   crowd = np.array([bool(each.get("iscrowd")) for each in objects])
-  iou = mask_lib.iou(boxes, np.array([each["bbox"] for each in objects], float), crowd.tolist())
+  iou = mask_lib.iou(shapes, of_objects, crowd.tolist())
   skipped = _are_ignored(objects)[:, np.newaxis]  # [A, 1, G]
   is_free = np.ones((*shape[:2], len(objects)), bool)
   limits = np.minimum(THRESHOLDS, 1 - 1e-10)[:, np.newaxis]

@@ -98,17 +98,49 @@ class _RawStream(Anchor):
     return self._output(command, self._samples(padded), "encodes")
 
   def _decode(self, data: bytes, height: int, width: int) -> np.ndarray:
+    padded = _padded_sides(height, width)
+    return self._rgb(self._decoded_samples(data, *padded), *padded)[:height, :width]
+
+  def _decoded_samples(self, data: bytes, height: int, width: int) -> bytes:
+    """Returns the planes of a stream of this padded size, in words of 16 bits."""
     source = ["-threads", "1", "-f", self.suffix, "-i", "pipe:0"]
     planes = ["-frames:v", "1", "-f", "rawvideo", "-pix_fmt", self._pixels, "pipe:1"]
     samples = self._output([_ffmpeg(), "-hide_banner", *source, *planes], data, "decodes")
-    padded_height, padded_width = _padded_sides(height, width)
-    expected = padded_height * padded_width * (6 if self._subsampling == "4:4:4" else 3)
+    expected = height * width * (6 if self._subsampling == "4:4:4" else 3)
     if len(samples) != expected:
       raise AnchorError(
         f"{self.name}: decoded {len(samples)} bytes of samples; expected {expected} for "
         f"{width}x{height}; give the size of the image that was coded"
       )
-    return self._rgb(samples, padded_height, padded_width)[:height, :width]
+    return samples
+
+  def encode_luma(self, y: np.ndarray, rate_point: RatePoint) -> bytes:
+    """Codes one plane of 10 bits, uint16 [H, W], as luma, with chroma that is the same throughout.
+
+    Raises:
+      AnchorError: the encoder is missing or fails.
+    """
+    self._check_installed()
+    height, width = y.shape
+    padded = np.pad(
+      y, [(0, new - old) for new, old in zip(_padded_sides(height, width), y.shape)], "edge"
+    )
+    of_chroma = padded.size // 2 if self._subsampling == "4:2:0" else 2 * padded.size
+    chroma = np.full(of_chroma, 1 << (_BITS - 1), "<u2")
+    samples = padded.astype("<u2").tobytes() + chroma.tobytes()
+    return self._output(self._encode_command(padded.shape, rate_point), samples, "encodes")
+
+  def decode_luma(self, data: bytes, height: int, width: int) -> np.ndarray:
+    """Undoes `encode_luma`, but for what is lost.
+
+    Raises:
+      AnchorError: the decoder is missing or fails.
+    """
+    self._check_installed()
+    padded = _padded_sides(height, width)
+    samples = self._decoded_samples(data, *padded)
+    y = np.frombuffer(samples, "<u2", padded[0] * padded[1])
+    return y.reshape(padded)[:height, :width]
 
   def _output(self, command: list[str], data: bytes, does: str) -> bytes:
     done = _run(command, data)

@@ -1,0 +1,113 @@
+"""Results of feature coding as columns, curves and text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from detection.coco import bootstrap
+from detection.feature_coding import study, threshold
+from detection.feature_coding.curves import Measured
+from detection.feature_coding.threshold import Threshold
+from khuvcm_tf.ops.pyramid import BOX_LEVELS
+from khuvcm_tf.results import bjontegaard, curves, rows
+from khuvcm_tf.results.curves import Curve
+from khuvcm_tf.results.rows import Quantity, Row
+
+LABELS = dict(zip(bootstrap.KEYS, ("AP", "AP50", "AP75", "APs", "APm", "APl")))
+METRICS = [Quantity(key, label, "%", 1) for key, label in LABELS.items()]
+BPP = Quantity("bpp", "Bits per pixel of the image", "", 4)
+MSE = Quantity("mse", "MSE of P2 to P5", "", 4)
+PSNR = Quantity("psnr", "PSNR of P2 to P5", "dB", 2)
+COLUMNS = [
+  Quantity("curve", "Curve", "", None),
+  Quantity("point", "Point", "", None),
+  BPP,
+  Quantity("bpe", "Bits per element", "", 4),
+  MSE,
+  *(Quantity(f"mse_{level}", f"MSE of {level.upper()}", "", 4) for level in BOX_LEVELS),
+  PSNR,
+  *METRICS,
+]
+_STYLES = {"Models": "strong", "Anchors": "plain", "Images": "plain"}
+
+
+def by_curve(measured: Measured) -> dict[str, list[Row]]:
+  """Returns the rows of each curve, by rising rate."""
+  groups = rows.grouped(measured.rows, "curve")
+  return {name: sorted(own, key=lambda row: row["bpp"]) for (name,), own in groups.items()}
+
+
+def rate_curves(measured: Measured) -> list[Curve]:
+  """Returns performance and PSNR against rate."""
+  return [_curve(own, "bpp", ("psnr", "mse")) for own in by_curve(measured).values()]
+
+
+def distortion_curves(measured: Measured) -> list[Curve]:
+  """Returns performance against distortion."""
+  return [_curve(own, "mse", ()) for own in by_curve(measured).values()]
+
+
+def _curve(own: Sequence[Row], axis: str, more: Sequence[str]) -> Curve:
+  points = [
+    curves.Point(
+      row["point"],
+      row[axis],
+      {**{key: 100 * row[key] for key in LABELS}, **{key: row[key] for key in more}},
+    )
+    for row in own
+  ]
+  first = own[0]
+  return curves.curve(first["curve"], first["group"], _STYLES[first["group"]], points)
+
+
+def thresholds(measured: Measured) -> dict[str, Threshold]:
+  """Returns D_T of each curve of features with three points or more."""
+  found = {}
+  for name, own in by_curve(measured).items():
+    numbers = [measured.rows.index(row) for row in own]
+    distortions = np.array([row["mse"] for row in own])
+    if len(set(distortions.tolist())) >= bjontegaard.FEWEST_POINTS:
+      found[name] = threshold.fit(
+        distortions,
+        np.array([row["ap"] for row in own]),
+        measured.unchanged["ap"],
+        measured.draws[numbers].T,
+        measured.unchanged_draws,
+      )
+  return found
+
+
+def bd_rates(measured: Measured, anchor: str) -> dict[str, dict[str, object]]:
+  """Returns BD-rates over AP; points that do not rise above those before are left out."""
+  found = {}
+  for name, own in by_curve(measured).items():
+    rising: list[tuple[float, float]] = []
+    for row in own:
+      if not rising or 100 * row["ap"] > rising[-1][1]:
+        rising.append((row["bpp"], 100 * row["ap"]))
+    found[name] = rising
+  return bjontegaard.bd_rates(found, anchor)
+
+
+def text(measured: Measured) -> str:
+  """Returns the rows as a table."""
+  keys = ("ap", "ap50", "aps", "apm", "apl")
+  lines = [
+    ["curve", "point", "bpp", "bits/element", "MSE", "PSNR", *(LABELS[k] for k in keys)],
+    None,
+  ]
+  for row in (measured.unchanged, *measured.rows):
+    numbers = ["–" if row[key] != row[key] else f"{100 * row[key]:.1f}" for key in keys]
+    rates = [f"{row['bpp']:.4f}", f"{row['bpe']:.4f}", f"{row['mse']:.4f}", f"{row['psnr']:.2f}"]
+    lines.append([row["curve"], row["point"], *rates, *numbers])
+  return rows.table(lines, 2)
+
+
+def study_lines() -> list[list[str]]:
+  """Returns the study's table."""
+  return [
+    [f"{lmbda:g}", f"{mse:.3f}", f"{bpp:.3f}", f"{100 * performance:.1f}"]
+    for lmbda, (mse, bpp, performance) in study.CURVE.items()
+  ]
