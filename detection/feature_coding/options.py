@@ -60,7 +60,6 @@ class WeightOptions(DatasetOptions):
     "Of which numbers have a weight of their own: each level, or each channel of each level.",
     choices=("level", "channel"),
   )
-  batch_size: int = option(1, "Images whose losses are taken together.", low=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,9 +42,13 @@ class DetectorModel(task.TrainableModel):
   def loss_and_metrics(self, batch: Batch) -> dict[str, tf.Tensor]:
     """Returns "loss", the sum, and "loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg" and,
     with a mask head, "loss_mask"."""
+    features = self.detector.extract_features(batch.images, batch.sizes, training=True)
+    return self.losses_of(features, batch)
+
+  def losses_of(self, features: Features, batch: Batch) -> dict[str, tf.Tensor]:
+    """Returns what `loss_and_metrics` does, from features of the batch's images."""
     # By name, so that all devices draw the same.
     seed = tf.random.experimental.stateless_split(batch.seed[0], 2, alg="philox")
-    features = self.detector.extract_features(batch.images, batch.sizes, training=True)
     found, boxes, are_proposals = self._proposals(features, batch, seed[0])
     found.update(self._heads(features, boxes, are_proposals, batch, seed[1]))
     return {"loss": tf.add_n(list(found.values())), **found}
