@@ -1,7 +1,7 @@
 """Compares features before and after they were coded: maps, histograms, distances.
 
-  python bin/feature_distributions.py --detector=D --annotations=A.json --images=photos --limit=20 \\
-    --models=four=W4@50,each=W64@50 --output=distributions
+  python bin/feature_distributions.py --detector=D --annotations=A.json --images=photos \\
+    --limit=20 --models=four=W4@50,each=W64@50 --output=distributions
 
 Prints for each model and level how far the distributions of true and decoded values lie apart: over
 all values, and over those of each channel, row and column. Writes results.json, results.csv, and

@@ -28,8 +28,9 @@ _GOLDEN_FILES = {
     [bytes([part]) * part for part in range(16)],
   ),
   "container_rgb_quality": ((_FINGERPRINT, 0, 8, 512, 768, 200), [b"side", b"latents"]),
+  "container_features": ((_FINGERPRINT, 4, 32, 320, 480, 7, 15, 427, 640), [b"side", b"latents"]),
 }
-_OF_VERSION_2 = ("container_rgb_quality",)
+_VERSIONS = {"container_rgb_quality": 2, "container_features": 3}  # of others 1
 
 
 def _sealed(body: bytes) -> bytes:
@@ -125,6 +126,25 @@ class TestPack:
       ops.pack(header, substreams)
 
   @pytest.mark.parametrize(
+    "changed, text",
+    [
+      ({"input_format": 0}, r"input format: found 0, expected 0 to 4 .*feature maps in version 3"),
+      ({"bit_depth": 8}, r"bit depth: found 8, .*32 for features\), at most 32"),
+      ({"levels": 0}, r"levels of features .*found 0, expected 1 to 15"),
+      ({"levels": 16}, r"levels of features .*found 16, expected 1 to 15"),
+      ({"original_height": 0}, r"height of the image .*found 0, expected 1 to 65535"),
+      ({"original_width": 65536}, r"width of the image .*found 65536, expected 1 to 65535"),
+      ({"quality": 256}, r"quality out of range: found 256"),
+    ],
+  )
+  def test_refuses_headers_of_features_that_parse_would_refuse(self, changed, text):
+    header = bitstream.Header(*_GOLDEN_FILES["container_features"][0])._replace(**changed)
+    with pytest.raises(bitstream.BitstreamError, match=text) as plain:
+      bitstream.pack(header, [b""], 3)
+    with pytest.raises(bitstream.BitstreamError, match=re.escape(str(plain.value))):
+      ops.pack(header, [b""], 3)
+
+  @pytest.mark.parametrize(
     "changed, substreams, text",
     [
       ({}, b"main", r"`substreams` is bytes, expected a list of bytes; put it into a list"),
@@ -146,9 +166,9 @@ class TestParse:
     [
       (b"", r"file is empty: found 0 bytes, expected at least 22; compress"),
       (b"KVC\x01", r"too short: found 4 bytes, expected at least 22; copy it again"),
-      (b"\x89PNG" + bytes(40), r"not a \.kvc file: .*0x89504e47, expected 0x4b564302 .*check"),
+      (b"\x89PNG" + bytes(40), r"not a \.kvc file: .*0x89504e47, expected 0x4b564303 .*check"),
       (b"\x00PNG" + bytes(40), r"not a \.kvc file: its first bytes are 0x00504e47, expected 0x4b"),
-      (b"KVC\x07" + bytes(40), r"version 7, expected 1 to 2; read it with"),
+      (b"KVC\x07" + bytes(40), r"version 7, expected 1 to 3; read it with"),
       (b"KVC\x01\x02" + bytes(40), r"flags: found 2, expected 0; read it with"),
       (b"KVC\x01" + bytes(40), r"damaged, .*CRC-32 is 0x[0-9a-f]{8}, expected 0x00000000 .*copy"),
     ],
@@ -325,7 +345,7 @@ class TestVersion2:
     assert bitstream.parse(expected) == (_HEADER_2, [b"side", b"latents"])
     assert _ops_outcome(expected, unpack=ops.unpack) == (_HEADER_2, [b"side", b"latents"])
 
-  @pytest.mark.parametrize("name", [name for name in _GOLDEN_FILES if name not in _OF_VERSION_2])
+  @pytest.mark.parametrize("name", [name for name in _GOLDEN_FILES if name not in _VERSIONS])
   def test_leaves_version_1_as_it_is(self, name):
     fields, substreams = _GOLDEN_FILES[name]
     data = (_GOLDEN / f"{name}.kvc").read_bytes()
@@ -416,7 +436,7 @@ class TestGoldenFiles:
   def test_are_what_is_written_and_read(self, name):
     fields, substreams = _GOLDEN_FILES[name]
     path = _GOLDEN / f"{name}.kvc"
-    version = 2 if name in _OF_VERSION_2 else 1
+    version = _VERSIONS.get(name, 1)
     data = bitstream.pack(bitstream.Header(*fields), substreams, version)
     if os.environ.get("REGENERATE") == "1":
       path.write_bytes(data)

@@ -174,16 +174,22 @@ TEXTS = {
   "its header; copy it again from its source",
   "CRC": "the file is damaged, cut short or extended: its CRC-32 is 0x{found:08x}, expected "
   "0x{expected:08x} as stored at its end; copy it again from its source",
-  "INPUT_FORMAT": "unsupported input format: found {found}, expected {expected} at most (RGB, "
-  "grey, YCbCr 4:4:4, YCbCr 4:2:0; feature maps in version 3); use one of these or a newer program",
+  "INPUT_FORMAT": "unsupported input format: found {found}, expected 0 to {expected} (RGB, grey, "
+  "YCbCr 4:4:4, YCbCr 4:2:0; feature maps in version 3); use one of these or a newer program",
   "BIT_DEPTH": "unsupported bit depth: found {found}, expected 8 (10 only for YCbCr, 32 for "
   "features), at most {expected} for this input format; convert the image",
+  "LEVELS": "levels of features out of range: found {found}, expected 1 to {expected}, a bit for "
+  "each of P2 to P5; compress the features again",
   "VARINT": "a number in the header is overlong, not in its shortest form or unfinished: found at "
   "byte {found}, expected at most {expected} bytes a number; compress the image again",
   "HEIGHT": "height out of range: found {found}, expected 1 to {expected} pixels; "
   "compress the image in parts",
   "WIDTH": "width out of range: found {found}, expected 1 to {expected} pixels; "
   "compress the image in parts",
+  "ORIGINAL_HEIGHT": "height of the image out of range: found {found}, expected 1 to {expected} "
+  "pixels; compress the features again",
+  "ORIGINAL_WIDTH": "width of the image out of range: found {found}, expected 1 to {expected} "
+  "pixels; compress the features again",
   "PIXELS": "the image is larger than allowed: found {found} pixels, expected at most "
   "{expected}; raise max_pixels if you trust the file",
   "SUBSTREAMS": "number of substreams out of range: found {found}, expected 1 to {expected}; "
@@ -195,12 +201,6 @@ TEXTS = {
   "take it from the model",
   "QUALITY": "quality out of range: found {found}, expected 0 to {expected}; "
   "take it from the model",
-  "LEVELS": "levels of features out of range: found {found}, expected 1 to {expected}, a bit for "
-  "each of P2 to P5; compress the features again",
-  "ORIGINAL_HEIGHT": "height of the image out of range: found {found}, expected 1 to {expected} "
-  "pixels; compress the features again",
-  "ORIGINAL_WIDTH": "width of the image out of range: found {found}, expected 1 to {expected} "
-  "pixels; compress the features again",
   "ABSENT": "the version of the file lacks a field of the header: found the value {found}, "
   "expected the default {expected}; write a newer version",
 }

@@ -70,7 +70,10 @@ def test_help_lists_the_options_and_needs_no_tensorflow():
   "arguments, message",
   [
     ([], r"the flag --workdir is required"),
-    (["--workdir=w", "--codec=x"], r"found none of --train_images and --train_tfds, expected one"),
+    (
+      ["--workdir=w", "--codec=x"],
+      r"found none of --train_images, --train_tfds, --train_f",
+    ),
     (["--workdir=w", "--train_images=p", "--codec=x", "--lambda=0"], r"--lambda=0\.0 is out of"),
     (["--workdir=w", "--train_images=p"], r"found no --codec, expected one, or --init_from=MODEL"),
   ],

@@ -20,7 +20,7 @@ _spec.loader.exec_module(_toy)
 @pytest.fixture
 def toy(monkeypatch):
   """The module `toy`, its codec registered as "toy"; runs end without conversion to integers."""
-  monkeypatch.setitem(codecs._BUILDERS, "toy", _toy.build)
+  monkeypatch.setitem(codecs._OF_IMAGES, "toy", _toy.build)
   monkeypatch.setattr(finalize, "finalize", lambda *_: None)
   return _toy
 

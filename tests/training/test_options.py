@@ -28,9 +28,21 @@ from khuvcm_tf.training.options import CodecOptions
     ("min_resize_scale", 1.5, r"--min_resize_scale=1\.5 .*above 0, at most 1"),
     ("distortion", "mae", r"--distortion=mae .*one of mse, ms_ssim"),
     ("distortion", "ms_ssim", r"--crop_size=64 .*at least 176 for --distortion=ms_ssim"),
-    ("train_images", None, r"found none of --train_images and --train_tfds, expected one of them"),
-    ("train_tfds", "kodak", r"found both of --train_images and --train_tfds, expected one of them"),
-    ("eval_tfds", "kodak", r"found both of --validation_images and --eval_tfds, expected one of"),
+    (
+      "train_images",
+      None,
+      r"found none of --train_images, --train_tfds, --train_f",
+    ),
+    (
+      "train_tfds",
+      "kodak",
+      r"found --train_images and --train_tfds of .*, expected one of them",
+    ),
+    (
+      "eval_tfds",
+      "kodak",
+      r"found --validation_images and --eval_tfds of .*, or none",
+    ),
     ("component_weights", (4.0, 1.0), r"--component_weights=4\.0,1\.0 .*three numbers, not all 0"),
     (
       "component_weights",
@@ -111,9 +123,11 @@ def test_what_a_resumed_run_must_not_change_is_what_its_checkpoints_depend_on():
     "optimizer",
     "codec",
     "argument",
+    "normalization",
     "lambda",
     "lambda_range",
     "distortion",
+    "distortion_threshold",
     "component_weights",
     "lambda_chroma",
   ]
