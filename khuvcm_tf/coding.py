@@ -594,9 +594,10 @@ def check_maps(features: ImageFeatures, channels: int) -> None:
   if not (1 <= min(sides) and max(sides) <= bitstream.MAX_SIDE):
     raise ModelError(f"found an image of sides {sides}, expected 1 to {bitstream.MAX_SIDE} pixels")
   shapes = stored_features.level_shapes(features.image_size, channels)
-  if not set(BOX_LEVELS) & set(features.levels):
+  given = [level for level in BOX_LEVELS if level in features.levels]
+  if not given:
     raise ModelError(f"found levels {sorted(features.levels)}, expected some of {BOX_LEVELS}")
-  for level in set(BOX_LEVELS) & set(features.levels):
+  for level in given:
     maps = features.levels[level]
     if maps.shape != shapes[level]:
       raise ModelError(

@@ -65,7 +65,8 @@ def _curve(own: Sequence[Row], axis: str, more: Sequence[str]) -> Curve:
 def thresholds(measured: Measured) -> dict[str, Threshold]:
   """Returns D_T of each curve of features with three points or more."""
   found = {}
-  for name, own in by_curve(measured).items():
+  for name, every in by_curve(measured).items():
+    own = [row for row in every if row["mse"] > 0]
     numbers = [measured.rows.index(row) for row in own]
     distortions = np.array([row["mse"] for row in own])
     if len(set(distortions.tolist())) >= bjontegaard.FEWEST_POINTS:

@@ -97,7 +97,8 @@ def _features(options: CodecOptions, form: input_format_lib.FeatureMaps) -> Inpu
       f"no canvas of {options.train_features} has sides of --crop_size={options.crop_size} or "
       "more; give a smaller one"
     )
-  if not checkpoints.exist(options.workdir) and not options.init_from:
+  is_new = not checkpoints.exist(options.workdir)
+  if is_new and (options.normalization != "none" or not options.init_from):
     step = -(-len(usable) // _NORMALIZED_BY)
     sample = [found[number].features.levels for number in usable[::step]]
     form.normalization.set(*_normalization(options.normalization, sample, form.channels))

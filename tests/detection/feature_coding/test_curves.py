@@ -101,8 +101,8 @@ def test_rate_distortion_and_performance_are_those_of_the_files_and_features(
   # The bootstrap of all images once is the number itself, of masks too.
   assert measured.draws.shape == (3, 20) and measured.draws[0].std() > 0
   np.testing.assert_array_equal(measured.draws[0], measured.unchanged_draws)
-  found = tables.thresholds(measured)["noisy"]
-  assert 0 < found.distortion <= 25.5
+  # Two distortions above 0 are no curve.
+  assert not tables.thresholds(measured)
 
 
 def test_what_was_found_is_not_made_again(model, dataset, tmp_path):
