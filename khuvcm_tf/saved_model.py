@@ -36,8 +36,13 @@ def export(model: coding.Model, folder: str) -> None:
     folder: to write; must not exist, or be empty.
 
   Raises:
-    coding.ModelError: the folder is in use or cannot be written.
+    coding.ModelError: the folder is in use or cannot be written, or the model is one of features.
   """
+  if not model.codec.input_format.has_images:
+    raise coding.ModelError(
+      f"a model of codec {model.description['codec']} cannot be exported, expected one of images; "
+      "use its folder"
+    )
   if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
     raise coding.ModelError(f"{folder} exists and is not empty; give a new --output")
   module = tf.Module()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from khuvcm_tf import bitstream, codecs, coding, errors, model_files, rate_control
+from khuvcm_tf import bitstream, codecs, coding, errors, model_files, rate_control, saved_model
 from khuvcm_tf.data.stored_features import ImageFeatures
 from khuvcm_tf.ops import pyramid
 
@@ -148,6 +148,11 @@ def test_each_kind_of_model_refuses_the_others_inputs(model):
   data = model.compress(_features())
   with pytest.raises(coding.ModelError, match="the file was made with model"):
     images.decompress(data)
+
+
+def test_only_models_of_images_are_exported(model, tmp_path):
+  with pytest.raises(coding.ModelError, match="codec feature cannot be exported, expected one of"):
+    saved_model.export(model, str(tmp_path / "e"))
 
 
 def test_damaged_files_end_in_one_error(model):
