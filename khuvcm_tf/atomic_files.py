@@ -16,8 +16,11 @@ class FileError(errors.Error):
 
 
 def write_text(path: str, text: str) -> None:
-  """Writes text as UTF-8 with the guarantees of `write_bytes`."""
-  write_bytes(path, text.encode("utf-8"))
+  r"""Writes text as UTF-8 with the guarantees of `write_bytes`.
+
+  Bytes of a file's name that are not UTF-8 are written as `\udce9`, which JSON reads back.
+  """
+  write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_bytes(path: str, data: bytes) -> None:
