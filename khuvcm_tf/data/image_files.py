@@ -23,6 +23,7 @@ from absl import logging
 from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 
 from khuvcm_tf import atomic_files, errors
+from khuvcm_tf.data import image_damage
 
 # Pillow takes more formats than these, but for those nobody checked how it treats deep samples.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "GIF")
@@ -142,8 +143,11 @@ def read_image(
       "refuse", or has more than 8 bits per sample.
   """
   background = _background(alpha)
-  with _opened(path, max_pixels, file) as (image, _):
-    # Decodes; the image keeps its mode and `info`.
+  with _opened(path, max_pixels, file) as (image, file):
+    image.load()
+    file.seek(0)
+    image_damage.check(image, file.read())
+    # The image keeps its mode and `info`.
     ImageOps.exif_transpose(image, in_place=True)
   with _pillow_is_quiet():
     opacity = _opacity(image)

@@ -12,8 +12,8 @@ of the cache nor the number of threads changes a batch.
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -24,6 +24,7 @@ from absl import logging
 from khuvcm_tf import errors
 from khuvcm_tf.data import DataError, image_files, tfds_images
 from khuvcm_tf.data.image_cache import ImageCache
+from khuvcm_tf.data.readable import Readable
 
 _HEADER_THREADS = 16  # headers wait for the disk or the network, seldom for the processor
 _HEADERS_AT_ONCE = 256
@@ -38,17 +39,20 @@ class TrainingImages:
     decode: number (index into `names`) -> uint8 [H, W, 3]; raises errors.Error. Many threads call
       it at once.
     cache: decoded images that are kept; one without room where None.
-    failures: errors of `decode` since the start, which `failures_named` reports.
   """
 
   names: Sequence[str]
   decode: Callable[[int], np.ndarray]
   cache: ImageCache = dataclasses.field(default_factory=lambda: ImageCache(0))
-  failures: list[errors.Error] = dataclasses.field(default_factory=list)
+
+  @functools.cached_property
+  def readable(self) -> Readable[np.ndarray]:
+    """The images that can be decoded, in place of those that cannot."""
+    return Readable(len(self.names), self._cached)
 
   def read(self, number: tf.Tensor) -> tf.Tensor:
-    """Returns image `number` (int64 scalar) as a uint8 tensor [H, W, 3]."""
-    image = tf.numpy_function(self._read, [number], tf.uint8)
+    """Returns image `number` (int64 scalar), or else the next one, as a uint8 tensor [H, W, 3]."""
+    image = tf.numpy_function(lambda n: self.readable.get(int(n))[1], [number], tf.uint8)
     image.set_shape((None, None, 3))
     return image
 
@@ -61,15 +65,10 @@ class TrainingImages:
       ImageCache(self.cache.max_bytes),
     )
 
-  def _read(self, number: np.int64) -> np.ndarray:
-    number = int(number)
+  def _cached(self, number: int) -> np.ndarray:
     image = self.cache.get(number)
     if image is None:
-      try:
-        image = self.decode(number)
-      except errors.Error as error:
-        self.failures.append(error)
-        raise
+      image = self.decode(number)
       self.cache.add(number, image)
     return image
 
@@ -77,24 +76,6 @@ class TrainingImages:
 def from_arrays(names: Sequence[str], arrays: Sequence[np.ndarray]) -> TrainingImages:
   """Returns decoded uint8 [H, W, 3] images of any sizes as images to train on."""
   return TrainingImages(list(names), arrays.__getitem__)
-
-
-@contextlib.contextmanager
-def failures_named(images: TrainingImages):
-  """Within, an image that cannot be decoded ends the run with an error that names its file.
-
-  Raises:
-    DataError: in place of TensorFlow's error, whose text is a traceback.
-  """
-  try:
-    yield
-  except tf.errors.OpError:
-    if not images.failures:
-      raise
-    raise DataError(
-      f"a training image is damaged or has changed since the start: {images.failures[0]}; restore "
-      "or remove it and start again"
-    ) from None
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
@@ -109,7 +90,7 @@ def load(pattern: str, crop_size: int, cache_bytes: int) -> TrainingImages:
   not settle whether they can be read: images with an alpha channel, files without their end, and
   formats that do not mark it (TIFF, BMP, PPM, GIF). Broken images are named and left out; those
   with a side below `crop_size` are left out with a count. Damage in the middle of a file shows
-  when the image is drawn (`failures_named`).
+  when the image is drawn, and leads to the next one (`Readable`).
 
   Args:
     pattern: a folder, a glob or a file.
@@ -253,16 +234,18 @@ def held_out(images: TrainingImages, most: int) -> tuple[TrainingImages, list[np
   """Sets every twentieth image (at least one, at most `most`) aside for validation.
 
   Returns:
-    Images without them (with all, where there is but one), and them.
+    Images without them (with all, where there is but one), and those of them that can be decoded.
 
   Raises:
-    errors.Error: one of them cannot be decoded.
+    DataError: none of them can be decoded.
   """
   count = len(images.names)
   aside = np.arange(0, count, 20)[:most]
   kept = np.setdiff1d(np.arange(count), aside)
   rest = images.subset(kept if len(kept) else aside)
-  return rest, [images.decode(int(number)) for number in aside]
+  of_aside = images.subset(aside).readable
+  found = dict(of_aside.get(number) for number in range(len(aside)))
+  return rest, list(found.values())
 
 
 def training_batches(

@@ -93,6 +93,7 @@ def _restore(checkpoint: tf.train.Checkpoint, folder: str) -> str | None:
   except (AssertionError, ValueError, tf.errors.OpError) as error:
     raise RunError(
       f"{os.path.realpath(path)} does not fit this run: found other variables than expected, or "
-      f"damage ({str(error).strip().splitlines()[0]}); give the flags in flags.txt, or another --workdir"
+      f"damage ({str(error).strip().splitlines()[0]}); give the flags in flags.txt, or another "
+      "--workdir"
     ) from error
   return path
