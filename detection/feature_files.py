@@ -11,7 +11,6 @@ bit for bit. float16 takes half the room; a value is then off by 1/2048 of itsel
 from __future__ import annotations
 
 import functools
-import glob
 import os
 from collections.abc import Sequence
 from typing import Callable
@@ -22,7 +21,7 @@ from detection import feature_npz, feature_records
 from detection.config import LEVELS
 from detection.predictor import Predictor
 from detection.stored_features import FeatureError, Metadata, StoredFeatures
-from khuvcm_tf import atomic_files
+from khuvcm_tf import atomic_files, paths
 
 
 class FeatureSet(Sequence):
@@ -110,7 +109,7 @@ def npz_files(path: str) -> list[str]:
   """Returns the .npz file, or those of a folder and its subfolders; none where there are none."""
   if not os.path.isdir(path):
     return [path] if os.path.exists(path) else []
-  return glob.glob(os.path.join(glob.escape(path), "**", f"*{feature_npz.SUFFIX}"), recursive=True)
+  return paths.list_files(path, (feature_npz.SUFFIX,)).files
 
 
 def _check_alike(path: str, metadata: Sequence[Metadata], predictor: Predictor | None) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import glob
 import io
 import os
 import re
@@ -22,7 +21,7 @@ import numpy as np
 from absl import logging
 from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 
-from khuvcm_tf import atomic_files, errors
+from khuvcm_tf import atomic_files, errors, paths
 from khuvcm_tf.data import image_damage
 
 # Pillow takes more formats than these, but for those nobody checked how it treats deep samples.
@@ -67,13 +66,10 @@ def find_images(pattern: str) -> list[str]:
 
 
 def find_files(pattern: str, suffixes: tuple[str, ...], what: str) -> list[str]:
-  """Lists files, sorted by path.
+  """Lists files as `paths.list_files` does, and says how many others there are, and why.
 
   Args:
-    pattern: one file (taken whatever its suffix), a folder (searched with its subfolders), or a
-      glob in which `**` crosses folders. Folders and globs yield the suffixes given, in upper or
-      lower case, and no hidden files.
-    suffixes: in lower case, with their dots.
+    pattern, suffixes: as it takes them.
     what: is looked for, in the words of the error.
 
   Returns:
@@ -82,13 +78,10 @@ def find_files(pattern: str, suffixes: tuple[str, ...], what: str) -> list[str]:
   Raises:
     ImageError: nothing was found.
   """
-  path = os.path.expanduser(pattern)
-  if os.path.isfile(path):
-    return [path]
-  if os.path.isdir(path):
-    path = os.path.join(glob.escape(path), "**", "*")
-  found = glob.glob(path, recursive=True)
-  found = sorted({p for p in found if p.lower().endswith(suffixes) and os.path.isfile(p)})
+  found, left_out = paths.list_files(pattern, suffixes)
+  if left_out:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+    logging.info("%s: left out beside %d %s: %s", pattern, len(found), what, reasons)
   if not found:
     raise ImageError(
       f"{pattern}: no {what} found; expected a file, a folder or a glob of files that end in "

@@ -419,6 +419,16 @@ def test_a_glob_yields_images_only_and_a_file_itself(folder):
   assert image_files.find_images("list.txt") == ["list.txt"]
 
 
+def test_what_is_no_image_is_counted(folder, caplog):
+  caplog.set_level("INFO")
+  for name in ("a.png", "b.jpe", "clip.y4m", "notes"):
+    (folder / name).touch()
+  image_files.find_images(str(folder))
+  assert caplog.messages == [
+    f"{folder}: left out beside 1 images: 1 of .jpe, 1 of .y4m, 1 of no suffix"
+  ]
+
+
 @pytest.mark.parametrize("pattern", ["*.png", "none", "."])
 def test_finding_nothing_names_the_pattern(folder, pattern):
   (folder / "list.txt").touch()
