@@ -49,7 +49,7 @@ def run_detect(options: DetectOptions) -> str:
       cannot be written, or some of several photos failed; the results of the others are written.
   """
   check(options)
-  output = os.path.expanduser(options.output)
+  output = options.output
   found = _photos_beside(output, options.input) if options.input else []
   _check_folder(output, options.overwrite)
   model = predictor.load(options.detector, **config_changes(options))
@@ -59,7 +59,8 @@ def run_detect(options: DetectOptions) -> str:
     names = [photo.name for photo in found]
     detect = functools.partial(_detect_in_photo, model, options, found)
   targets = _targets({photo.name for photo in found} & set(names), output) if options.draw else {}
-  _check_new(targets.values(), options.overwrite)
+  sources = (photo.path for photo in found)
+  atomic_files.check_targets(targets.values(), sources, options.overwrite)
   atomic_files.make_folder(output)
   left_out = []
   finish = functools.partial(_draw_and_describe, detect, model.categories, targets)
@@ -179,13 +180,7 @@ def _targets(names: set[str], output: str) -> dict[str, str]:
 def _check_folder(output: str, overwrite: bool) -> None:
   if os.path.exists(output) and not os.path.isdir(output):
     raise PhotoError(f"{output} is a file, expected a folder for {RESULTS} and pictures")
-  _check_new([os.path.join(output, RESULTS)], overwrite)
-
-
-def _check_new(targets: Sequence[str], overwrite: bool) -> None:
-  for target in targets:
-    if os.path.exists(target) and not overwrite:
-      raise PhotoError(f"{target} exists; give another --output, or --overwrite to replace it")
+  atomic_files.check_targets([os.path.join(output, RESULTS)], overwrite=overwrite)
 
 
 def _write_drawn(path: str, drawn: Image.Image) -> None:

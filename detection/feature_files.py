@@ -87,7 +87,6 @@ def open_features(path: str, predictor: Predictor | None = None) -> FeatureSet:
   Raises:
     FeatureError: there are none, they are damaged, or another detector made them.
   """
-  path = os.path.expanduser(path)
   if os.path.isfile(os.path.join(path, feature_records.INDEX)):
     entries = feature_records.read_index(path)
     metadata = [entry.metadata for entry in entries]

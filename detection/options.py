@@ -40,14 +40,20 @@ class DetectOptions(ResizeOptions):
     OptionsError: there is nothing to detect in, or an option of photos is given for features.
   """
 
-  detector: str | None = option(None, _DETECTOR, required=True)
+  detector: str | None = option(None, _DETECTOR, required=True, path="input")
   input: str | None = option(
-    None, "Photo, folder or quoted glob. With --features: what to draw the detections on."
+    None,
+    "Photo, folder or quoted glob. With --features: what to draw the detections on.",
+    path="input",
   )
   features: str | None = option(
-    None, "Stored features to go on from: an .npz file, a folder of such or of TFRecords."
+    None,
+    "Stored features to go on from: an .npz file, a folder of such or of TFRecords.",
+    path="input",
   )
-  output: str | None = option(None, "Folder for detections.json and the pictures.", required=True)
+  output: str | None = option(
+    None, "Folder for detections.json and the pictures.", required=True, path="output"
+  )
   min_score: float = option(0.5, "Keep detections of a score above it.", low=0, below=1)
   max_detections: int | None = option(
     None, "Keep the best of a photo, this many; default: the detector's own.", low=1
@@ -70,10 +76,13 @@ class DetectOptions(ResizeOptions):
 class ExtractOptions(ResizeOptions):
   """Of what to extract features, and how they are stored."""
 
-  detector: str | None = option(None, _DETECTOR, required=True)
-  input: str | None = option(None, "Photo, folder or quoted glob.", required=True)
+  detector: str | None = option(None, _DETECTOR, required=True, path="input")
+  input: str | None = option(None, "Photo, folder or quoted glob.", required=True, path="input")
   output: str | None = option(
-    None, "Folder for the features, or for one photo a name that ends in .npz.", required=True
+    None,
+    "Folder for the features, or for one photo a name that ends in .npz.",
+    required=True,
+    path="output",
   )
   format: str = option(
     "npz",
@@ -94,8 +103,8 @@ class ExtractOptions(ResizeOptions):
 class ExportDetectorOptions:
   """The detector to export, and what it selects."""
 
-  detector: str | None = option(None, _DETECTOR, required=True)
-  output: str | None = option(None, "Folder to write; new or empty.", required=True)
+  detector: str | None = option(None, _DETECTOR, required=True, path="input")
+  output: str | None = option(None, "Folder to write; new or empty.", required=True, path="output")
   min_score: float | None = option(
     None, "Keep detections of a score above it; default: the detector's own.", low=0, below=1
   )
@@ -111,7 +120,10 @@ class BenchmarkOptions:
   detectors: tuple[str, ...] = option(
     ("faster_rcnn_R_50_FPN_3x", "mask_rcnn_R_50_FPN_3x", "faster_rcnn_X_101_32x8d_FPN_3x"),
     f"Detectors' folders or names, or configs ({', '.join(CONFIGS)}) with random weights.",
+    path="input",
   )
-  image: str | None = option(None, "Photo; by default scikit-image's coffee, 600x400.")
+  image: str | None = option(
+    None, "Photo; by default scikit-image's coffee, 600x400.", path="input"
+  )
   repeats: int = option(3, "Runs after the first; the median counts.", low=1)
-  json: str | None = option(None, "File for the seconds.")
+  json: str | None = option(None, "File for the seconds.", path="file")

@@ -60,7 +60,7 @@ def find(pattern: str) -> list[Photo]:
   Raises:
     image_files.ImageError: there are none.
   """
-  paths, pattern = image_files.find_images(pattern), os.path.expanduser(pattern)
+  paths = image_files.find_images(pattern)
   root = pattern
   if not os.path.isdir(pattern):
     root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])

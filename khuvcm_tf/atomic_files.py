@@ -6,7 +6,8 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 
 from khuvcm_tf import errors
 
@@ -72,6 +73,53 @@ def new_file(path: str, room: str = "space left") -> Iterator[str]:
       f"{path}: cannot be written: {error.strerror}; expected an existing, writable folder with "
       f"{room}"
     ) from error
+
+
+def check_writable(path: str) -> None:
+  """Tries whether a file or a folder can be written, before work whose results it is to hold.
+
+  Args:
+    path: of it, and of folders above it, all of which need not exist yet.
+
+  Raises:
+    FileError: the system refuses it.
+  """
+  place = os.path.realpath(path)
+  while not os.path.lexists(place):
+    place = os.path.dirname(place)
+  if os.path.isfile(place) and place == os.path.realpath(path):
+    place = os.path.dirname(place)
+  try:
+    tempfile.TemporaryFile(dir=place).close()
+  except OSError as error:
+    raise FileError(
+      f"{path}: cannot be written: {error.strerror}; expected a writable place; give another one"
+    ) from error
+
+
+def check_targets(
+  targets: Iterable[str], sources: Iterable[str] = (), overwrite: bool = True
+) -> None:
+  """Checks files that are to be written.
+
+  Args:
+    targets: paths of the files.
+    sources: of files that are read, none of which may be replaced.
+    overwrite: whether other files that exist may be replaced.
+
+  Raises:
+    FileError: one exists, and may not be replaced.
+  """
+  sources = {os.path.realpath(source): source for source in sources}
+  for target in targets:
+    source = sources.get(os.path.realpath(target))
+    if source is not None:
+      raise FileError(
+        f"{target} would replace {source}, from which it is made, expected another file; give "
+        "another --output"
+      )
+    if os.path.exists(target) and not overwrite:
+      raise FileError(f"{target} exists; give another --output, or --overwrite to replace it")
 
 
 def make_folder(folder: str) -> None:

@@ -152,7 +152,8 @@ def compress(
 
   Raises:
     image_files.ImageError, coding.ModelError: the only image cannot be coded.
-    FilesError: an output exists, or some of several images were not coded.
+    atomic_files.FileError: an output exists, or is an input.
+    FilesError: some of several images were not coded.
   """
 
   def code(job):
@@ -160,7 +161,7 @@ def compress(
     atomic_files.write_bytes(job.target, rate_control.compress(model, image, rate))
 
   sources = image_files.find_images(pattern)
-  return _code_all(_jobs(sources, pattern, output, SUFFIX, overwrite), code)
+  return _code_all(_jobs(sources, pattern, output, SUFFIX, _check_kvc, overwrite), code)
 
 
 def compress_frames(
@@ -191,9 +192,9 @@ def compress_frames(
   Raises:
     frames.FrameError: the file does not hold raw frames.
     coding.ModelError: the only frame cannot be coded.
-    FilesError: an output exists, or some of several frames were not coded.
+    atomic_files.FileError: an output exists, or is the input.
+    FilesError: some of several frames were not coded.
   """
-  path, output = os.path.expanduser(path), os.path.expanduser(output)
   reader = frames_lib.open_frames(path, width, height, bits)
   stem = os.path.splitext(os.path.basename(path))[0]
   digits = max(5, len(str(reader.count - 1)))  # so that names are in the order of numbers
@@ -203,7 +204,7 @@ def compress_frames(
   ]
   if output.endswith(SUFFIX) or (os.path.exists(output) and not os.path.isdir(output)):
     raise FilesError(f"{output} is a file's name, expected a folder for the frames of {path}")
-  _check_new((job.target for job in jobs), overwrite)
+  atomic_files.check_targets((job.target for job in jobs), [path], overwrite)
   with _prefixed(path):
     model.check_frames()
 
@@ -233,18 +234,18 @@ def decompress_frames(
     The files that were decompressed.
 
   Raises:
-    FilesError: an output exists, or a file holds another image than a raw frame.
+    atomic_files.FileError: the output exists, or is an input.
+    FilesError: a file holds another image than a raw frame.
     frames.FrameError: frames differ in size or depth.
     bitstream.BitstreamError, coding.ModelError: a file cannot be decoded.
   """
-  output = os.path.expanduser(output)
   if options.get("luma_only"):
     raise FilesError(
       f"--luma_only gives a grey preview, found --output={output} for raw frames; give a folder or "
       "a name such as preview.png"
     )
   sources = image_files.find_files(pattern, (SUFFIX,), ".kvc files")
-  _check_new([output], overwrite)
+  atomic_files.check_targets([output], sources, overwrite)
 
   def decoded():
     for source in _with_progress(sources):
@@ -282,7 +283,8 @@ def decompress(
 
   Raises:
     bitstream.BitstreamError, coding.ModelError: the only file cannot be decoded.
-    FilesError: an output exists, or some of several files were not decoded.
+    atomic_files.FileError: an output exists, or is an input.
+    FilesError: some of several files were not decoded.
   """
 
   def decode(job):
@@ -295,7 +297,8 @@ def decompress(
     image_files.write_image(job.target, image)
 
   sources = image_files.find_files(pattern, (SUFFIX,), ".kvc files")
-  return _code_all(_jobs(sources, pattern, output, ".png", overwrite), decode)
+  check_name = image_files.check_lossless
+  return _code_all(_jobs(sources, pattern, output, ".png", check_name, overwrite), decode)
 
 
 def model_of(data: bytes) -> str:
@@ -322,9 +325,36 @@ def _decompress_one(models, source: str, options: dict):
   return models(data).decompress(data, **options)
 
 
-def _jobs(sources, pattern: str, output: str, suffix: str, overwrite: bool) -> list[Job]:
-  """Pairs sources with targets; raises FilesError where targets are equal or exist."""
-  pattern, output = os.path.expanduser(pattern), os.path.expanduser(output)
+def _check_kvc(path: str) -> None:
+  """Raises FilesError where a file's name would say that it is something else."""
+  if os.path.splitext(path)[1] not in ("", SUFFIX):
+    raise FilesError(
+      f"{path} is not the name of a {SUFFIX} file, expected one, or a folder that exists; give "
+      f"--output={os.path.splitext(path)[0]}{SUFFIX}"
+    )
+
+
+def _jobs(
+  sources: list[str],
+  pattern: str,
+  output: str,
+  suffix: str,
+  check_name: Callable[[str], None],
+  overwrite: bool,
+) -> list[Job]:
+  """Pairs sources with targets that may be written.
+
+  Args:
+    sources: files that `pattern` leads to.
+    output: the target of one file, or the folder of the targets.
+    suffix: of targets in a folder.
+    check_name: raises errors.Error where a target has a name that does not fit.
+    overwrite: whether targets that exist are replaced; sources never are.
+
+  Raises:
+    FilesError: targets are equal.
+    atomic_files.FileError: targets exist.
+  """
   into_folder = len(sources) > 1 or not os.path.isfile(pattern) or os.path.isdir(output)
   if into_folder or output.endswith(os.sep):
     if os.path.exists(output) and not os.path.isdir(output):
@@ -344,21 +374,15 @@ def _jobs(sources, pattern: str, output: str, suffix: str, overwrite: bool) -> l
       for source in sources
     ]
   else:
+    check_name(output)
     jobs = [Job(sources[0], output)]
   taken = {}
   for job in jobs:
     other = taken.setdefault(job.target, job.source)
     if other != job.source:
       raise FilesError(f"{other} and {job.source} would both become {job.target}; rename one")
-  _check_new((job.target for job in jobs), overwrite)
+  atomic_files.check_targets((job.target for job in jobs), sources, overwrite)
   return jobs
-
-
-def _check_new(targets: Iterable[str], overwrite: bool):
-  """Raises FilesError where an output exists and may not be replaced."""
-  for target in targets:
-    if os.path.exists(target) and not overwrite:
-      raise FilesError(f"{target} exists; give another --output, or --overwrite to replace it")
 
 
 def _code_all(jobs: list[Job], code: Callable[[Job], None]) -> list[Job]:

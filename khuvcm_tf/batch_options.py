@@ -1,4 +1,4 @@
-"""Options of bin/compress.py and bin/decompress.py, which `khuvcm_tf.batch_coding` carries out."""
+"""Options of bin/compress.py, bin/decompress.py and bin/export.py, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -30,11 +30,15 @@ class CompressOptions:
   model: str = option(
     model_folders.DEFAULT,
     "A shipped model's name, a training workdir, a model's folder or an exported model.",
+    path="input",
   )
   input: str = option(
-    None, "Image, folder or glob, or .yuv or .y4m file to compress.", required=True
+    None,
+    "Image, folder or glob, or .yuv or .y4m file to compress.",
+    required=True,
+    path="input",
   )
-  output: str = option(None, "The .kvc file, or a folder.", required=True)
+  output: str = option(None, "The .kvc file, or a folder.", required=True, path="output")
   quality: float | None = option(
     None,
     "0 (least bytes) to 100, of a model of several rates. Without it and the next three, the "
@@ -98,16 +102,18 @@ class DecompressOptions:
     OptionsError: an option of .y4m files is given for another output, or is not a frame rate.
   """
 
-  input: str = option(None, ".kvc file, folder or glob to decompress.", required=True)
+  input: str = option(None, ".kvc file, folder or glob to decompress.", required=True, path="input")
   output: str = option(
     None,
     "The image (.png, .tif, .bmp, .ppm), the file of raw frames (.yuv, .y4m), or a folder.",
     required=True,
+    path="output",
   )
   model: str | None = option(
     None,
     "The model that wrote the files: a training workdir, a model's folder, an exported model or a "
     "shipped model's name. By default the shipped model whose fingerprint is in the file.",
+    path="input",
   )
   luma_only: bool = option(
     False, "Decode a grey preview from luma alone, of files of cross_component."
@@ -153,6 +159,25 @@ class DecompressOptions:
       rate = fractions.Fraction(self.frame_rate or "")
       return rate if rate > 0 else None
     return None
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+  """The model to export, and where to."""
+
+  model: str = option(
+    None,
+    "A shipped model's name, a training workdir or a model's folder.",
+    required=True,
+    path="input",
+  )
+  output: str = option(None, "Folder to write; new or empty.", required=True, path="output")
+  precision: str = option(
+    "float32",
+    "Of the transforms. float64 takes twice the time and gives the same bytes and pixels "
+    "everywhere.",
+    choices=_PRECISIONS,
+  )
 
 
 def _refuse_given(options, names: tuple[str, ...], path: str, expected: str):

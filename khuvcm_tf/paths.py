@@ -14,6 +14,21 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 
+def expanded(path: str) -> str:
+  """Returns a path as a person means it: with the home folder for its `~`."""
+  return os.path.expanduser(path)
+
+
+def is_url(path: str) -> bool:
+  """Returns whether a path is an address as in gs://bucket/run, NAME= before it or not."""
+  return bool(re.match(r"([^/=]*=)?[A-Za-z][A-Za-z0-9+.-]*://", path))
+
+
+def is_same_file(path: str, other: str) -> bool:
+  """Returns whether two paths lead to one file, by whatever links; a folder is none."""
+  return os.path.isfile(path) and os.path.isfile(other) and os.path.samefile(path, other)
+
+
 class Listing(NamedTuple):
   """What a pattern leads to.
 

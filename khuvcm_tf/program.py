@@ -36,6 +36,7 @@ from typing import Callable
 
 from absl import app, flags, logging
 
+from khuvcm_tf import paths
 from khuvcm_tf.errors import Error
 
 DEBUG = flags.DEFINE_bool(
@@ -69,7 +70,7 @@ def run(main: Callable[[], None]) -> None:
 
 def run_on_files(main: Callable[[list[str]], None]) -> None:
   """Runs `main(files)` as `run` does, with the arguments that belong to no flag, at least one."""
-  files = _parse_flags(sys.argv)
+  files = [paths.expanded(file) for file in _parse_flags(sys.argv)]
   if not files:
     _fail("error: found no file name, expected at least one: --helpshort shows how to call")
   _run_guarded(lambda: main(files))

@@ -32,7 +32,7 @@ ARROWS = {
   "training": ["model_files", "runs"],
   "evaluation": ["khuvcm_tf", "results"],
   "saved_model": ["model_files"],
-  "conversion": ["model_files"],
+  "conversion": ["model_files", "options"],
   "batch_options": ["options", "bitstream", "model_folders"],
   "batch_coding": ["model_files", "saved_model", "rate_control", "batch_options"],
   "program": [],

@@ -132,7 +132,7 @@ class _Inputs:
 
   def __init__(self, options: ExperimentOptions, experiment: str, keeps_features: bool = False):
     self._options = check(options)
-    self.output = os.path.expanduser(options.output)
+    self.output = options.output
     tables.check_output(self.output, experiment)
     self._dataset = sources.load(options)
     self._model = predictor.load(options.detector)

@@ -170,12 +170,7 @@ def write_image(path: str, image: np.ndarray) -> None:
     atomic_files.FileError: the file cannot be written.
     ValueError: `image` is of another dtype or shape.
   """
-  suffix = os.path.splitext(path)[1].lower()
-  if suffix not in LOSSLESS:
-    raise ImageError(
-      f"{path}: images are not written as {suffix or 'files without a suffix'!r}; expected a "
-      f"lossless format, one of {', '.join(LOSSLESS)}; choose .png and convert it afterwards"
-    )
+  check_lossless(path)
   image = np.asarray(image)
   if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3) or not image.size:
     raise ValueError(
@@ -183,8 +178,19 @@ def write_image(path: str, image: np.ndarray) -> None:
       "clip and cast it first"
     )
   file = io.BytesIO()
-  Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(file, LOSSLESS[suffix])
+  kind = LOSSLESS[os.path.splitext(path)[1].lower()]
+  Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(file, kind)
   atomic_files.write_bytes(path, file.getvalue())
+
+
+def check_lossless(path: str) -> None:
+  """Raises ImageError unless a file's name ends in one of `LOSSLESS`."""
+  suffix = os.path.splitext(path)[1].lower()
+  if suffix not in LOSSLESS:
+    raise ImageError(
+      f"{path}: images are not written as {suffix or 'files without a suffix'!r}; expected a "
+      f"lossless format, one of {', '.join(LOSSLESS)}; choose .png and convert it afterwards"
+    )
 
 
 def _background(alpha: str) -> tuple[int, int, int] | None:

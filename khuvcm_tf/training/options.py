@@ -37,9 +37,12 @@ class CodecOptions(RunOptions):
     None,
     "Model (as --model of other programs) whose weights the run starts with, where name and shape "
     "agree.",
+    path="input",
   )
 
-  train_images: str | None = option(None, "Folder, glob or file of the training images.")
+  train_images: str | None = option(
+    None, "Folder, glob or file of the training images.", path="input"
+  )
   train_tfds: str | None = option(
     None,
     "TFDS data set with a feature `image` to train on, in place of --train_images: NAME or "
@@ -49,6 +52,7 @@ class CodecOptions(RunOptions):
     None,
     "Folder, glob or file of the validation images. Without it, every twentieth training image is "
     "held out.",
+    path="input",
   )
   eval_tfds: str | None = option(
     None,

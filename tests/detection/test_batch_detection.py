@@ -198,12 +198,12 @@ class TestDetect:
   def test_nothing_that_exists_is_replaced_unless_asked_for(self, detector, here):
     _detect(input="photos/a.png")
     with pytest.raises(
-      PhotoError, match=r"^out/detections\.json exists; give another --output, or"
+      atomic_files.FileError, match=r"^out/detections\.json exists; give another --output, or"
     ):
       _detect(input="photos/a.png")
     (here / "out" / "detections.json").unlink()
     with pytest.raises(
-      PhotoError, match=r"^out/a\.png exists; give another --output, or --overwri"
+      atomic_files.FileError, match=r"^out/a\.png exists; give another --output, or --overwri"
     ):
       _detect(input="photos/a.png")
     _detect(input="photos/a.png", overwrite=True)
@@ -226,7 +226,7 @@ class TestDetect:
       PhotoError, match=r"^file is a file, expected a folder for detections\.json"
     ):
       _detect("file", input="photos")
-    with pytest.raises(atomic_files.FileError, match=r"^file/out: cannot be made: Not a directory"):
+    with pytest.raises(OptionsError, match=r"^--output=file/out: cannot be written: Not a direc"):
       _detect("file/out", input="photos")
     (here / "out" / "b.png").mkdir(parents=True)
     with pytest.raises(
