@@ -4,6 +4,8 @@ An output folder holds
 
   detections.json    of each photo its name, its size and what is in it; and of which detector
   a.jpg, sub/b.png   photos with their detections drawn on them, under the photos' own names
+
+and, until detections.json is there, detections.part.jsonl with a line for each photo.
 """
 
 from __future__ import annotations
@@ -64,17 +66,20 @@ def run_detect(options: DetectOptions) -> str:
   atomic_files.make_folder(output)
   left_out = []
   finish = functools.partial(_draw_and_describe, detect, model.categories, targets)
-  entries = list(photos.attempt_all(range(len(names)), finish, names, left_out))
-  results = os.path.join(output, RESULTS)
-  if entries:
-    content = {
-      "detector": options.detector,
-      "fingerprint": model.fingerprint,
-      "categories": list(model.categories),
-      "images": entries,
-      "left_out": left_out,
-    }
-    atomic_files.write_text(results, f"{json.dumps(content, indent=1)}\n")
+  results, entries = os.path.join(output, RESULTS), []
+  with atomic_files.kept_lines(os.path.join(output, "detections.part.jsonl")) as keep:
+    for entry in photos.attempt_all(range(len(names)), finish, names, left_out):
+      entries.append(entry)
+      keep(entry)
+    if entries:
+      content = {
+        "detector": options.detector,
+        "fingerprint": model.fingerprint,
+        "categories": list(model.categories),
+        "images": entries,
+        "left_out": left_out,
+      }
+      atomic_files.write_text(results, f"{json.dumps(content, indent=1)}\n")
   photos.check_complete(left_out, len(names), results)
   return _summary(entries, results, options, len(names) - len(targets))
 

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import os
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from typing import Callable
 
 from khuvcm_tf import errors
 
 
 class FileError(errors.Error):
   """A file that cannot be written."""
+
+
+class NoRoomError(FileError):
+  """A file that cannot be written, as no other can be: work that goes on would be lost."""
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def write_text(path: str, text: str) -> None:
@@ -54,25 +64,21 @@ def new_file(path: str, room: str = "space left") -> Iterator[str]:
     raises an error.
 
   Raises:
-    FileError: the system refuses the file, within the block too.
+    FileError: the system refuses the file, within the block too; NoRoomError where it would refuse
+      any.
   """
   target = os.path.realpath(path)
   if os.path.exists(target) and not os.path.isfile(target):
     raise FileError(f"{path}: is not a regular file and cannot be replaced; give a file's name")
   # Opened by name rather than by `tempfile`, whose files only their owner may read.
   temporary = os.path.join(os.path.dirname(target), f".{secrets.token_hex(8)}.tmp")
-  try:
+  with _refused(path, room):
     try:
       yield temporary
       os.replace(temporary, target)
     finally:
       with contextlib.suppress(OSError):
         os.unlink(temporary)
-  except OSError as error:
-    raise FileError(
-      f"{path}: cannot be written: {error.strerror}; expected an existing, writable folder with "
-      f"{room}"
-    ) from error
 
 
 def check_writable(path: str) -> None:
@@ -134,6 +140,51 @@ def make_folder(folder: str) -> None:
     raise FileError(
       f"{folder}: cannot be made: {error.strerror}; expected a writable place for a folder; give "
       "another one"
+    ) from error
+
+
+@contextlib.contextmanager
+def kept_lines(path: str) -> Iterator[Callable[[object], None]]:
+  """Keeps what long work finds, as it is found, until the work has written its results.
+
+  Args:
+    path: of a file of JSON lines, in a folder that exists. It goes when the block ends, and stays
+      where that ends in an error.
+
+  Yields:
+    A function that appends a value as a line.
+
+  Raises:
+    FileError: a line cannot be written.
+  """
+  is_done = False
+  with _refused(path):
+    file = open(path, "w", encoding="ascii", buffering=1)
+
+  def keep(value):
+    with _refused(path):
+      print(json.dumps(value), file=file)
+
+  try:
+    yield keep
+    is_done = True
+  finally:
+    with contextlib.suppress(OSError):
+      file.close()
+      if is_done or not os.path.getsize(path):
+        os.unlink(path)
+
+
+@contextlib.contextmanager
+def _refused(path: str, room: str = "space left") -> Iterator[None]:
+  """Within, what the system refuses becomes a FileError that names the file."""
+  try:
+    yield
+  except OSError as error:
+    kind = NoRoomError if error.errno in _NO_ROOM else FileError
+    raise kind(
+      f"{path}: cannot be written: {error.strerror}; expected an existing, writable folder with "
+      f"{room}"
     ) from error
 
 

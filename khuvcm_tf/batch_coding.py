@@ -393,7 +393,7 @@ def _code_all(jobs: list[Job], code: Callable[[Job], None]) -> list[Job]:
       with _prefixed(job.source):
         _code_one(job, code)
     except errors.Error as error:
-      if len(jobs) == 1:
+      if len(jobs) == 1 or isinstance(error, atomic_files.NoRoomError):
         raise
       tqdm.tqdm.write(f"failed: {error}", file=sys.stderr)
       failed += 1

@@ -26,6 +26,7 @@ Each of these is one line, with the traceback before it under `--debug`.
 
 from __future__ import annotations
 
+import io
 import logging as python_logging
 import os
 import pathlib
@@ -96,6 +97,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 def _run_guarded(main: Callable[[], None]) -> None:
   """Prepares TensorFlow and logging, runs `main`, and turns an exception into an exit code."""
+  if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+    sys.stdout.reconfigure(errors="backslashreplace")  # for names of files that are not UTF-8
   try:
     _prepare_tensorflow()
     _prepare_logging()

@@ -223,6 +223,12 @@ def test_the_log_level_that_the_user_set_stays(end):
   assert end(body, "--input=x", TF_CPP_MIN_LOG_LEVEL="1")[1] == "1\n"
 
 
+def test_names_that_are_not_utf8_are_printed(end):
+  body = "print(INPUT.value)"
+  found = end(body, "--input=caf\udce9", PYTHONIOENCODING="utf-8:strict")
+  assert found == (0, "caf\\udce9\n", "")
+
+
 def test_help_needs_no_tensorflow():
   command = "import sys, khuvcm_tf.program; print('tensorflow' in sys.modules)"
   out = subprocess.check_output([sys.executable, "-c", command], cwd=ROOT, text=True)

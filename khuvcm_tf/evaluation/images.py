@@ -102,9 +102,14 @@ def attempt(
 
   Returns:
     (result, ""); or, where the image cannot be read or coded, (None, the reason), which is logged.
+
+  Raises:
+    atomic_files.NoRoomError: of the next image nothing could be written either.
   """
   try:
     return function(*arguments), ""
+  except atomic_files.NoRoomError:
+    raise
   except (errors.Error, OSError) as error:
     text = str(error)
   except (MemoryError, tf.errors.ResourceExhaustedError) as error:

@@ -75,10 +75,16 @@ def run(options: RateDistortionOptions) -> Comparison:
     atomic_files.FileError: results cannot be written.
   """
   check(options)
-  inside = os.path.realpath(options.output) + os.sep
+  # Without what an earlier run wrote, and this one would replace.
+  output = os.path.realpath(options.output)
+  own = tuple(os.path.join(output, name, "") for name in ("files", "images", "plots"))
   found = image_files.find_images(options.images)
-  # Without what an earlier run wrote.
-  paths = [path for path in found if not os.path.realpath(path).startswith(inside)] or found
+  paths = [path for path in found if not os.path.realpath(path).startswith(own)]
+  if not paths:
+    raise ComparisonError(
+      f"{options.images}: all {len(found)} images are files of an earlier run in {options.output}, "
+      "which would be replaced, expected others; give another --output"
+    )
   codecs, left_out = _codecs(options)
   published = _published(options.published)
   os.makedirs(options.output, exist_ok=True)

@@ -462,6 +462,15 @@ def test_output_within_the_images_folder_is_no_image(stub, compare, photos):
   assert second.metadata["images"] == first.metadata["images"]
 
 
+def test_files_of_an_earlier_run_are_never_replaced_as_images(stub, compare, tmp_path):
+  compare("out", models=("s4",), shown=3)
+  kept = str(tmp_path / "out" / "images" / "s4")
+  options = RateDistortionOptions(kept, str(tmp_path / "out"), models=("s4",))
+  with pytest.raises(rate_distortion.ComparisonError) as found:
+    rate_distortion.run(options)
+  _one_line(found, r"images/s4: all 3 images are files of an earlier run in \S+out, which would be")
+
+
 def test_decoded_images_of_the_first_ones_are_kept(stub, compare, photos, tmp_path):
   compare(models=("s16",), shown=1)
   folder = tmp_path / "out" / "images"
