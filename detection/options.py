@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from detection.config import CONFIGS
-from khuvcm_tf.options import OptionsError, option
+from khuvcm_tf.options import OptionsError, option, refuse_given
 
 _DETECTOR = "A detector's folder, a training workdir, or a shipped detector's name."
 _ALPHA = "Transparent photos: 'refuse' them, or compose them over 'white', 'black' or '#rrggbb'."
@@ -65,11 +65,13 @@ class DetectOptions(ResizeOptions):
   def __post_init__(self):
     if not self.input and not self.features:
       raise OptionsError("found neither --input nor --features, expected one: what to detect in")
-    for name in ("short_side", "max_side"):
-      if self.features and getattr(self, name) is not None:
-        raise OptionsError(
-          f"found --{name} with --features, which are of a size already; drop one of them"
-        )
+    if self.features:
+      sides, why = ("short_side", "max_side"), "with --features, which are of a size already"
+      refuse_given(self, sides, why)
+      if not self.draw:
+        refuse_given(self, ("input",), "with --features and --nodraw, expected it to draw on")
+      if not self.input:
+        refuse_given(self, ("alpha",), "with --features, expected it for photos of --input")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import sys
 from collections.abc import Iterable
 from typing import Callable, NamedTuple
@@ -107,7 +108,7 @@ def run_decompress(options: DecompressOptions) -> str:
   target = options.output
   if is_raw(target):
     y4m = {"rate": options.rate, "siting": options.siting, "full_range": options.full_range}
-    done = decompress_frames(**arguments, y4m=y4m)
+    done = decompress_frames(**arguments, y4m=y4m, allow_gaps=options.allow_gaps)
   else:
     done = decompress(**arguments)
     target = done[0].target if len(done) == 1 else target
@@ -118,15 +119,27 @@ def _count(things: list, name: str) -> str:
   return f"{len(things)} {name}{'s' * (len(things) > 1)}"
 
 
-def open_model(path_or_name: str, precision: str = "float32"):
+def open_model(path_or_name: str, precision: str | None = None):
   """Loads a model's folder, a training workdir, a shipped name, or a SavedModel.
+
+  Args:
+    path_or_name: of the model.
+    precision: "float32", the default, or "float64"; of a SavedModel it must be None.
 
   Returns:
     `coding.Model` or `saved_model.ExportedModel`; both compress and decompress.
+
+  Raises:
+    coding.ModelError: there is no such model, or a SavedModel is given a precision.
   """
   if saved_model.is_saved_model(path_or_name):
+    if precision is not None:
+      raise coding.ModelError(
+        f"found --precision={precision} for {path_or_name}, an exported model, which keeps the one "
+        "that it was exported with; leave it out"
+      )
     return saved_model.ExportedModel(path_or_name)
-  return model_files.load(path_or_name, precision)
+  return model_files.load(path_or_name, precision or "float32")
 
 
 def compress(
@@ -221,6 +234,7 @@ def decompress_frames(
   output: str,
   overwrite: bool = False,
   y4m: dict | None = None,
+  allow_gaps: bool = False,
   **options,
 ) -> list[str]:
   """Decompresses .kvc files of raw frames to one .yuv or .y4m file, in the order of their names.
@@ -229,6 +243,7 @@ def decompress_frames(
     models, pattern, overwrite, **options: as in `decompress`.
     output: a .yuv or .y4m file.
     y4m: `rate`, `siting` and `full_range` of `frames.write_frames`, for the header of .y4m files.
+    allow_gaps: whether frames may be missing between the first and the last, by their numbers.
 
   Returns:
     The files that were decompressed.
@@ -246,6 +261,13 @@ def decompress_frames(
     )
   sources = image_files.find_files(pattern, (SUFFIX,), ".kvc files")
   atomic_files.check_targets([output], sources, overwrite)
+  missing = _missing_frames(sources)
+  if missing and not allow_gaps:
+    raise FilesError(
+      f"{missing[0]} is missing{f', and {len(missing) - 1} more frames' * (len(missing) > 1)}, "
+      "expected all frames between the first and the last; give them, or --allow_gaps to join the "
+      "others"
+    )
 
   def decoded():
     for source in _with_progress(sources):
@@ -260,6 +282,25 @@ def decompress_frames(
 
   frames_lib.write_frames(output, decoded(), **(y4m or {}))
   return sources
+
+
+def _missing_frames(sources: list[str]) -> list[str]:
+  """Returns the names of NAME_00000.kvc and so on that are missing between those that are there.
+
+  Example:
+    >>> _missing_frames(["a_00008.kvc", "a_00010.kvc", "b.kvc"])
+    ['a_00009.kvc']
+  """
+  numbers: dict[str, dict[int, str]] = {}
+  for source in sources:
+    if match := re.fullmatch(r"(.*_)(\d{5,})", os.path.splitext(source)[0]):
+      numbers.setdefault(match[1], {})[int(match[2])] = match[2]
+  return [
+    f"{stem}{number:0{len(min(own.values()))}}{SUFFIX}"
+    for stem, own in numbers.items()
+    for number in range(min(own), max(own))
+    if number not in own
+  ]
 
 
 def decompress(

@@ -8,7 +8,7 @@ import fractions
 import os
 
 from khuvcm_tf import bitstream, model_folders
-from khuvcm_tf.options import OptionsError, option
+from khuvcm_tf.options import OptionsError, option, refuse_given
 
 _RAW = (".yuv", ".y4m")
 _PRECISIONS = ("float32", "float64")
@@ -75,10 +75,11 @@ class CompressOptions:
     "Transparent images: 'refuse' them, or compose them over 'white', 'black' or '#rrggbb'.",
   )
   overwrite: bool = option(False, "Replace files that exist.")
-  precision: str = option(
-    "float32",
-    "Of the transforms. float64 takes twice the time and gives the same bytes on every machine; "
-    "files of either decode to the same symbols everywhere.",
+  precision: str | None = option(
+    None,
+    "Of the transforms; default: float32. float64 takes twice the time and gives the same bytes on "
+    "every machine; files of either decode to the same symbols everywhere. An exported model keeps "
+    "its own.",
     choices=_PRECISIONS,
   )
 
@@ -88,10 +89,10 @@ class CompressOptions:
     if len(given) > 1:
       raise OptionsError(f"found {' and '.join(given)}, expected one of them at most")
     if is_raw(self.input):
-      _refuse_given(self, ("alpha", "target_psnr"), self.input, "images")
+      refuse_given(self, ("alpha", "target_psnr"), f"for {self.input}, expected it for images")
     else:
       names = ("frames", "width", "height", "bit_depth")
-      _refuse_given(self, names, self.input, ".yuv and .y4m files")
+      refuse_given(self, names, f"for {self.input}, expected it for .yuv and .y4m files")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +119,9 @@ class DecompressOptions:
   luma_only: bool = option(
     False, "Decode a grey preview from luma alone, of files of cross_component."
   )
+  allow_gaps: bool = option(
+    False, "Join raw frames even where some between the first and the last are missing."
+  )
   frame_rate: str | None = option(
     None, "For a .y4m header, as in 25 or 30000/1001; a .kvc file does not keep it."
   )
@@ -131,10 +135,11 @@ class DecompressOptions:
     "For a .y4m header: whether black is 0, not 16; by default the header does not say it.",
   )
   overwrite: bool = option(False, "Replace files that exist.")
-  precision: str = option(
-    "float32",
-    "Of the synthesis. float64 takes twice the time and gives the same pixels on every machine; "
-    "with float32 a few pixels in a million differ by one level between machines.",
+  precision: str | None = option(
+    None,
+    "Of the synthesis; default: float32. float64 takes twice the time and gives the same pixels on "
+    "every machine; with float32 a few pixels in a million differ by one level between machines. "
+    "An exported model keeps its own.",
     choices=_PRECISIONS,
   )
   max_pixels: int = option(bitstream.DEFAULT_MAX_PIXELS, "Refuse files of larger images.", low=1)
@@ -146,7 +151,10 @@ class DecompressOptions:
   def __post_init__(self):
     if not self.output.lower().endswith(".y4m"):
       names = ("frame_rate", "siting", "full_range")
-      _refuse_given(self, names, self.output, "a .y4m file")
+      refuse_given(self, names, f"for {self.output}, expected it for a .y4m file")
+    if not is_raw(self.output):
+      why = f"for {self.output}, expected it for a .yuv or .y4m file"
+      refuse_given(self, ("allow_gaps",), why)
     if self.frame_rate is not None and self.rate is None:
       raise OptionsError(
         f"--frame_rate is {self.frame_rate!r}, expected frames per second as in 25 or 30000/1001"
@@ -178,11 +186,3 @@ class ExportOptions:
     "everywhere.",
     choices=_PRECISIONS,
   )
-
-
-def _refuse_given(options, names: tuple[str, ...], path: str, expected: str):
-  """Raises OptionsError where one of the named options has another value than its default."""
-  defaults = {field.name: field.default for field in dataclasses.fields(options)}
-  for name in names:
-    if getattr(options, name) != defaults[name]:
-      raise OptionsError(f"found --{name} for {path}, expected it for {expected}; leave it out")

@@ -36,8 +36,10 @@ from khuvcm_tf.model_folders import (
   write_fingerprint,
 )
 
-# Greatest loss of bits that integers may cost against floats.
+# Greatest loss of bits that integers may cost against floats: a share of them, but of at least so
+# many bits per pixel. Models that code next to nothing would not pass without that floor.
 MAX_LOSS = 0.005
+LEAST_BPP = 0.1
 
 
 def save(
@@ -84,9 +86,10 @@ def save(
     for quality in qualities
     for image in images
   ]
+  least_bits = LEAST_BPP * sum(image.shape[0] * image.shape[1] for image in images)
   try:
     conversions = [
-      calibration.convert(branch.entropy_model, y, MAX_LOSS, len(qualities))
+      calibration.convert(branch.entropy_model, y, MAX_LOSS, len(qualities), least_bits)
       for branch, y in zip(codec.branches, zip(*latents))
     ]
   except (ValueError, tf.errors.InvalidArgumentError) as error:

@@ -71,10 +71,12 @@ class _Spec:
       and (self.below is None or value < self.below)
     )
 
-  def expected(self) -> str:
-    """The range or the choices as text."""
+  def expected(self, value: object = None) -> str:
+    """The range or the choices as text, for a value that lies not in it."""
     if self.choices is not None:
       return f"one of {', '.join(self.choices)}"
+    if isinstance(value, float) and not math.isfinite(value):
+      return "a finite number"
     bounds = (
       ("at least", self.low),
       ("above", self.above),
@@ -187,7 +189,9 @@ def check(options):
     if value is None and spec.required:
       raise OptionsError(f"found no --{name}, expected one")
     if value is not None and not spec.allows(value):
-      raise OptionsError(f"--{name}={_as_text(value)} is out of range, expected {spec.expected()}")
+      raise OptionsError(
+        f"--{name}={_as_text(value)} is out of range, expected {spec.expected(value)}"
+      )
   _check_paths(options)
   return options
 

@@ -15,7 +15,7 @@ What ends the program     On stderr                                             
 `--help`, `--helpshort`   nothing; the help goes to stdout                      0
 wrong flags or arguments  PROGRAM: error: what is wrong                         1
 `errors.Error`            PROGRAM: error: its text                              1
-an error of the system    PROGRAM: error: what failed and the file              1
+an error of the system    PROGRAM: error: the file, and what the system said    1
 memory has run out        PROGRAM: error: out of memory: ...                    1
 any other exception       PROGRAM: unexpected error: ...                        1
 Ctrl-C                    PROGRAM: interrupted                                  130
@@ -38,7 +38,7 @@ from typing import Callable
 from absl import app, flags, logging
 
 from khuvcm_tf import paths
-from khuvcm_tf.errors import Error
+from khuvcm_tf.errors import known_text
 
 DEBUG = flags.DEFINE_bool(
   "debug",
@@ -116,21 +116,11 @@ def _run_guarded(main: Callable[[], None]) -> None:
 
 def _describe(error: Exception) -> str:
   """Returns the line about an exception."""
-  text = _one_line(str(error))
-  if isinstance(error, Error):
+  text = known_text(error)
+  if text is not None:
     return f"error: {text}"
-  if isinstance(error, MemoryError) or _is_tensorflow_out_of_memory(error):
-    return f"error: out of memory: {text or 'no details'}: give it less at once, or more memory"
-  if isinstance(error, OSError) and error.strerror and error.filename is not None:
-    return f"error: {error.filename}: {error.strerror}"
   again = "" if DEBUG.value else " (run again with --debug for the traceback)"
-  return f"unexpected error: {type(error).__name__}: {text}{again}"
-
-
-def _is_tensorflow_out_of_memory(error: Exception) -> bool:
-  # Where TensorFlow is not imported, the error is not one of its own.
-  tf = sys.modules.get("tensorflow")
-  return tf is not None and isinstance(error, tf.errors.ResourceExhaustedError)
+  return f"unexpected error: {type(error).__name__}: {_one_line(str(error))}{again}"
 
 
 def _fail(message: str, code: int = 1) -> None:

@@ -120,6 +120,7 @@ def test_wrong_flags_end_in_one_line_and_1(end, arguments, message):
   [
     ("raise Error('found 3,\\n  expected 4')", r"error: found 3, expected 4"),
     ("open('/absent/photo.png')", r"error: /absent/photo\.png: No such file or directory"),
+    ("raise OSError(28, 'No space left on device')", r"error: No space left on device"),
     ("raise MemoryError", r"error: out of memory: no details: give it less at once, .*"),
     (
       "{}['k']",
@@ -149,6 +150,18 @@ def test_running_out_of_memory_in_tensorflow_is_said_in_one_line(end):
   code, _, err = end(body, "--input=x")
   assert code == 1
   assert re.fullmatch(r"double\.py: error: out of memory: OOM when allocating \[9\]: .*\n", err)
+
+
+@pytest.mark.parametrize("kind", ["ResourceExhaustedError", "PermissionDeniedError"])
+def test_what_the_system_refuses_tensorflow_is_told_as_it_is(end, kind):
+  text = {"ResourceExhaustedError": "No space left on device"}.get(kind, "Permission denied")
+  body = f"""
+    import tensorflow as tf
+    raise tf.errors.{kind}(None, None, "W/step-4.tempstate1; {text} [Op:SaveV2]")
+  """
+  code, _, err = end(body, "--input=x")
+  assert code == 1
+  assert err == f"double.py: error: W/step-4.tempstate1; {text} [Op:SaveV2]\n"
 
 
 def test_an_interrupt_prints_interrupted_and_exits_with_130(start):

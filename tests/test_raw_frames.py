@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
+import shutil
 import struct
 
 import numpy as np
@@ -549,6 +551,27 @@ class TestDecompressRefuses:
       batch_coding.decompress_frames(lambda data: _Lossless(), pattern, output, **arguments)
     assert isinstance(caught.value, errors.Error) and "\n" not in str(caught.value)
     assert {name: _content(coded / name) for name in _tree(coded)} == before
+
+  def test_a_gap_unless_it_is_told_to(self, lossless, coded):
+    for number in (3, 5, 7):
+      shutil.copy("kvc/clip_00001.kvc", f"kvc/clip_0000{number}.kvc")
+    text = (
+      r"^kvc/clip_00002\.kvc is missing, and 2 more frames, expected all frames between the first "
+      r"and the last; give them, or --allow_gaps to join the others$"
+    )
+    self._refused(coded, batch_coding.FilesError, text)
+    batch_coding.decompress_frames(lambda data: lossless, "kvc", "out.y4m", allow_gaps=True)
+    assert frames.open_frames("out.y4m").count == 5
+    os.remove("kvc/clip_00007.kvc")
+    os.remove("kvc/clip_00005.kvc")
+    text = r"^kvc/clip_00002\.kvc is missing, expected all frames"
+    self._refused(coded, batch_coding.FilesError, text, output="b.yuv")
+
+  def test_files_of_other_names_are_no_gap(self, lossless, coded):
+    for name in ("clip_3.kvc", "clip_5.kvc", "b_00004.kvc", "9.kvc"):
+      shutil.copy("kvc/clip_00001.kvc", f"kvc/{name}")
+    batch_coding.decompress_frames(lambda data: lossless, "kvc", "out.y4m")
+    assert frames.open_frames("out.y4m").count == 6
 
   def test_to_replace_a_file_unless_it_is_told_to(self, lossless, coded):
     (coded / "out.y4m").write_bytes(b"old")

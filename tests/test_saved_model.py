@@ -250,6 +250,14 @@ class TestExportOfContextModels:
   def test_runs_in_tensorflow_2_17(self, made, images, tmp_path):
     _checked_in_tensorflow_2_17(*made, images, tmp_path)
 
+  @pytest.mark.parametrize("precision", ["float32", "float64"])
+  def test_keeps_its_precision_and_is_given_none(self, export, precision):
+    with pytest.raises(
+      coding.ModelError,
+      match=rf"^found --precision={precision} for \S+export, an exported model, which keeps the ",
+    ):
+      batch_coding.open_model(str(export), precision)
+
   def test_holds_integers_at_most_once_for_each_signature(self, made):
     model, folder = made
     integers = model.entropy_models[0]

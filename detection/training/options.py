@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from khuvcm_tf.options import OptionsError, option
+from khuvcm_tf.options import OptionsError, option, refuse_given
 from khuvcm_tf.runs.options import RunOptions
 
 
@@ -104,6 +104,14 @@ class DetectorOptions(RunOptions):
         f"found {'both' if self.validation_dataset else 'none'} of --validation_annotations and "
         "--validation_dataset, expected one of them"
       )
+    if bool(self.validation_annotations) != bool(self.validation_images):
+      raise OptionsError(
+        f"found {'no ' * (not self.validation_images)}--validation_images, expected it with "
+        "--validation_annotations, and with those alone"
+      )
+    if not self.train_dataset and not self.validation_dataset:
+      why = "with annotations, expected it for --train_dataset or --validation_dataset"
+      refuse_given(self, ("data_dir",), why)
     if self.image_side % 64:
       raise OptionsError(
         f"--image_side={self.image_side} is out of range, expected a multiple of 64, the stride "

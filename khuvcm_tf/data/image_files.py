@@ -108,7 +108,7 @@ def read_header(path: str, max_pixels: int = MAX_PIXELS, file: BinaryIO | None =
 
 def read_image(
   path: str,
-  alpha: str = "refuse",
+  alpha: str | None = None,
   max_pixels: int = MAX_PIXELS,
   warn: Callable[..., None] = logging.warning,
   file: BinaryIO | None = None,
@@ -121,8 +121,9 @@ def read_image(
 
   Args:
     path: a PNG, JPEG, WebP, TIFF, BMP, PPM or GIF file with 8 bits per sample (or fewer).
-    alpha: what to do with transparency: "refuse", or the background to put the image on: "white",
-      "black", "#rrggbb" (a grey image on a coloured background becomes RGB).
+    alpha: what to do with transparency: the background to put the image on, "white", "black" or
+      "#rrggbb" (a grey image on a coloured background becomes RGB); "refuse" of programs that have
+      the flag --alpha, which is then named as the remedy; None to refuse without it.
     max_pixels: images of more pixels are refused before they are decoded.
     warn: called with a format and its arguments, as those of `logging.warning`, for each change
       of the colours.
@@ -132,8 +133,8 @@ def read_image(
     uint8 array [H, W, 3], or [H, W, 1] for a grey image; writable.
 
   Raises:
-    ImageError: the file is missing, damaged, animated, too large, transparent while `alpha` is
-      "refuse", or has more than 8 bits per sample.
+    ImageError: the file is missing, damaged, animated, too large, transparent without a background,
+      or has more than 8 bits per sample.
   """
   background = _background(alpha)
   with _opened(path, max_pixels, file) as (image, file):
@@ -145,9 +146,10 @@ def read_image(
   with _pillow_is_quiet():
     opacity = _opacity(image)
     if opacity is not None and background is None:
+      remedy = "pass `--alpha=white` (or black, or #rrggbb) to put it on a background"
       raise ImageError(
-        f"{path}: has transparent pixels; expected an opaque image; pass `--alpha=white` (or "
-        "black, or #rrggbb) to put it on a background"
+        f"{path}: has transparent pixels; expected an opaque image; "
+        f"{remedy if alpha else 'put it on a background first'}"
       )
     colour = _to_srgb(image, path, warn)
   if opacity is not None:
@@ -193,9 +195,9 @@ def check_lossless(path: str) -> None:
     )
 
 
-def _background(alpha: str) -> tuple[int, int, int] | None:
-  """Parses `alpha`: None for "refuse", else the background's red, green, blue, 0..255."""
-  if alpha == "refuse":
+def _background(alpha: str | None) -> tuple[int, int, int] | None:
+  """Parses `alpha`: None where it refuses, else the background's red, green, blue, 0..255."""
+  if alpha in (None, "refuse"):
     return None
   try:
     return ImageColor.getrgb(alpha)[:3]
@@ -260,16 +262,27 @@ def _opened(
       f"{path}: not an image, or damaged; expected 8-bit PNG, JPEG, WebP, TIFF, BMP, PPM or "
       "GIF; open it in another program to see whether it is whole"
     ) from error
+  except ValueError as error:
+    if "MAX_TEXT" not in str(error):
+      raise _damaged(path, error) from error
+    raise ImageError(
+      f"{path}: {' '.join(str(error).split())}: Pillow's own limit of texts and profiles; expected "
+      "smaller ones; save the image without them"
+    ) from error
   except Image.DecompressionBombError as error:
     raise ImageError(
       f"{path}: has more than {2 * Image.MAX_IMAGE_PIXELS} pixels, Pillow's own limit; expected "
       f"at most {max_pixels}; cut it into parts"
     ) from error
   except Exception as error:  # Pillow's readers raise whatever damage leads them to.
-    reason = " ".join(str(error).split()) or type(error).__name__
-    raise ImageError(
-      f"{path}: damaged or cut short: {reason}; expected a whole image file; fetch it again"
-    ) from error
+    raise _damaged(path, error) from error
+
+
+def _damaged(path: str, error: Exception) -> ImageError:
+  reason = " ".join(str(error).split()) or type(error).__name__
+  return ImageError(
+    f"{path}: damaged or cut short: {reason}; expected a whole image file; fetch it again"
+  )
 
 
 def _has_its_end(image: Image.Image, file: BinaryIO) -> bool:

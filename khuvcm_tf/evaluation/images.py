@@ -110,10 +110,10 @@ def attempt(
     return function(*arguments), ""
   except atomic_files.NoRoomError:
     raise
-  except (errors.Error, OSError) as error:
-    text = str(error)
-  except (MemoryError, tf.errors.ResourceExhaustedError) as error:
-    text = f"out of memory: {error}"
+  except (errors.Error, OSError, MemoryError, tf.errors.OpError) as error:
+    text = errors.known_text(error)
+    if text is None:
+      raise
   reason = prefix + (text if path in text else f"{path}: {text}")
   with tqdm.tqdm.external_write_mode(sys.stderr):
     logging.warning("left out: %s", reason)

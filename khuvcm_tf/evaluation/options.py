@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from khuvcm_tf import model_folders
-from khuvcm_tf.options import option
+from khuvcm_tf.options import option, refuse_given
 
 _MODEL = "A shipped model's name, a training workdir or a model's folder"
 
@@ -75,6 +75,10 @@ class RateDistortionOptions(_ImageOptions):
     1, "Images that are coded at the same time; more than one makes the seconds longer.", low=1
   )
   shown: int = option(4, "Number of images that the report shows, the first ones.", low=0)
+
+  def __post_init__(self):
+    if not self.models:
+      refuse_given(self, ("precision",), "without --models, expected it for those")
 
 
 @dataclasses.dataclass(frozen=True)

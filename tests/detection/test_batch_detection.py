@@ -306,6 +306,13 @@ def test_options_say_what_does_not_go_together():
     DetectOptions(detector="D", output="out")
   with pytest.raises(OptionsError, match=r"^found --max_side with --features, which are of a size"):
     DetectOptions(detector="D", output="out", features="f", max_side=3)
+  with pytest.raises(OptionsError, match=r"^found --alpha with --features, expected it for photos"):
+    DetectOptions(detector="D", output="out", features="f", alpha="white")
+  with pytest.raises(
+    OptionsError, match=r"^found --input with --features and --nodraw, expected it"
+  ):
+    DetectOptions(detector="D", output="out", features="f", input="i", draw=False)
+  DetectOptions(detector="D", output="out", features="f", input="i", alpha="white")
 
 
 class TestExtract:
