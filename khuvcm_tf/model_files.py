@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from khuvcm_tf import atomic_files, codecs, coding, layers
+from khuvcm_tf import atomic_files, codecs, coding, forks, layers
 from khuvcm_tf.codecs import codec as codec_lib
 from khuvcm_tf.entropy import calibration
 from khuvcm_tf.entropy.integer.entropy_model import InexactArithmetic, within
@@ -123,7 +123,9 @@ def load(path_or_name: str, precision: str = "float32") -> coding.Model:
 
   Raises:
     coding.ModelError: there is no such model, or it is damaged.
+    forks.ForkError: TensorFlow would hang in this process.
   """
+  forks.check()
   folder = find(path_or_name)
   try:
     description = read_description(folder)

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from khuvcm_tf import atomic_files, bitstream, coding, model_folders, paths
+from khuvcm_tf import atomic_files, bitstream, coding, forks, model_folders, paths
 from khuvcm_tf.data import frames
 
 # Registers the compiled ops, which a SavedModel needs when it is loaded.
@@ -141,6 +141,7 @@ class ExportedModel:
   """A SavedModel with the public methods of `coding.Model`."""
 
   def __init__(self, folder: str):
+    forks.check()
     try:
       self._signatures = tf.saved_model.load(paths.for_tensorflow(folder)).signatures
       self.fingerprint = model_folders.read_fingerprint(folder)
@@ -166,6 +167,7 @@ class ExportedModel:
 
   def compress(self, image: np.ndarray | frames.Frame, quality: float | None = None) -> bytes:
     """As `coding.Model.compress`."""
+    forks.check()
     if isinstance(image, frames.Frame):
       y, uv = coding.frame_to_planes(image)
       inputs = {
@@ -197,6 +199,7 @@ class ExportedModel:
     luma_only: bool = False,
   ) -> np.ndarray | frames.Frame:
     """As `coding.Model.decompress`, but for whole images in files of this very model alone."""
+    forks.check()
     if allow_other_synthesis or luma_only:
       raise coding.ModelError(
         "an exported model decodes its own files alone, to whole images; drop "

@@ -41,7 +41,7 @@ ARROWS = {
   "detection": ["khuvcm_tf", "training", "evaluation", "saved_model", "conversion"],
   "bin": ["detection", "batch_coding", "probe", "program"],
 }
-BELOW_ALL = {"errors", "atomic_files", "paths", "khuvcm_tf.__version__"}
+BELOW_ALL = {"errors", "atomic_files", "forks", "paths", "khuvcm_tf.__version__"}
 
 
 def _visible(room: str) -> set[str]:
