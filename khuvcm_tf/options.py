@@ -75,8 +75,6 @@ class _Spec:
     """The range or the choices as text, for a value that lies not in it."""
     if self.choices is not None:
       return f"one of {', '.join(self.choices)}"
-    if isinstance(value, float) and not math.isfinite(value):
-      return "a finite number"
     bounds = (
       ("at least", self.low),
       ("above", self.above),
@@ -84,7 +82,9 @@ class _Spec:
       ("below", self.below),
     )
     texts = [f"{relation} {bound:g}" for relation, bound in bounds if bound is not None]
-    return ", ".join(texts) or "a finite number"
+    if not texts or (isinstance(value, float) and not math.isfinite(value)):
+      texts.insert(0, "a finite number")
+    return ", ".join(texts)
 
   def flag_help(self) -> str:
     """The help, with what absl does not show: open bounds, and whether the flag is required."""

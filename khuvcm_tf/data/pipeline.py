@@ -14,6 +14,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -28,6 +29,9 @@ from khuvcm_tf.data.readable import Readable
 
 _HEADER_THREADS = 16  # headers wait for the disk or the network, seldom for the processor
 _HEADERS_AT_ONCE = 256
+# Decoding takes up to 15 bytes for each pixel, those of the result among them, and machines with
+# many cores would take them for as many images.
+_DECODED_AT_ONCE = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +54,6 @@ class TrainingImages:
     """The images that can be decoded, in place of those that cannot."""
     return Readable(len(self.names), self._cached)
 
-  def read(self, number: tf.Tensor) -> tf.Tensor:
-    """Returns image `number` (int64 scalar), or else the next one, as a uint8 tensor [H, W, 3]."""
-    image = tf.numpy_function(lambda n: self.readable.get(int(n))[1], [number], tf.uint8)
-    image.set_shape((None, None, 3))
-    return image
-
   def subset(self, numbers: Sequence[int]) -> TrainingImages:
     """Returns some of the images, in the order of `numbers`, with an empty cache of equal size."""
     numbers = np.asarray(numbers, np.int64)
@@ -65,10 +63,15 @@ class TrainingImages:
       ImageCache(self.cache.max_bytes),
     )
 
+  @functools.cached_property
+  def _room(self) -> threading.Semaphore:
+    return threading.Semaphore(_DECODED_AT_ONCE)
+
   def _cached(self, number: int) -> np.ndarray:
     image = self.cache.get(number)
     if image is None:
-      image = self.decode(number)
+      with self._room:
+        image = self.decode(number)
       self.cache.add(number, image)
     return image
 
@@ -274,24 +277,27 @@ def training_batches(
     tf.data.Dataset of uint8 [batch_size / count, crop_size, crop_size, 3].
   """
   count = len(images.names)
+  least, span = np.float32(min_resize_scale), np.float32(1.0 - min_resize_scale)
+
+  def cut(index, draws):
+    """Cuts out what the crop needs; whole images are never copied into tensors."""
+    _, image = images.readable.get(int(index))
+    sides = np.array(image.shape[:2])
+    scale = np.maximum(least + span * draws[0], np.float32(crop_size) / np.float32(sides.min()))
+    side = min(int(np.ceil(np.float32(crop_size) / scale)), int(sides.min()))
+    top, left = (draws[1:3] * (sides - side + 1).astype(np.float32)).astype(np.int64)
+    return np.ascontiguousarray(image[top : top + side, left : left + side])
 
   def crop(n):
     epoch = n // count
     index = tf.random.experimental.index_shuffle(
       n % count, tf.cast([seed, epoch], tf.int64), count - 1
     )
-    image = images.read(index)
     draws = tf.random.stateless_uniform([4], tf.cast([seed, n], tf.int64))
-    short = tf.reduce_min(tf.shape(image)[:2])
-    scale = tf.maximum(
-      min_resize_scale + (1.0 - min_resize_scale) * draws[0], crop_size / tf.cast(short, tf.float32)
-    )
-    # Only what the crop needs is scaled.
-    side = tf.minimum(tf.cast(tf.math.ceil(crop_size / scale), tf.int32), short)
-    room = tf.cast(tf.shape(image)[:2] - side + 1, tf.float32)
-    corner = tf.cast(draws[1:3] * room, tf.int32)
-    image = image[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
-    image = tf.cond(side == crop_size, lambda: image, lambda: _shrink(image, crop_size))
+    image = tf.numpy_function(cut, [index, draws], tf.uint8)
+    image.set_shape((None, None, 3))
+    is_cut = tf.shape(image)[0] == crop_size
+    image = tf.cond(is_cut, lambda: image, lambda: _shrink(image, crop_size))
     image = tf.cond(draws[3] < 0.5, lambda: image[:, ::-1], lambda: image)
     return tf.ensure_shape(image, (crop_size, crop_size, 3))
 

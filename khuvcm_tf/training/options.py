@@ -60,7 +60,12 @@ class CodecOptions(RunOptions):
     "SPLIT, its split validation or else test.",
   )
   validation_limit: int = option(16, "Validate on at most this many images.", low=1)
-  cache_gib: float = option(4.0, "Memory for decoded training images, in GiB.", low=0)
+  cache_gib: float = option(
+    4.0,
+    "Memory for decoded training images that are kept, in GiB. Up to eight more are decoded at "
+    "once, which takes 15 bytes for each of their pixels.",
+    low=0,
+  )
   crop_size: int = option(256, "Side of a training crop, in pixels.", low=1)
   min_resize_scale: float = option(
     1.0,

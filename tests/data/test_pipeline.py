@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import re
+import threading
+from concurrent import futures
 
 import numpy as np
 import pytest
@@ -276,7 +278,7 @@ def test_images_that_fit_into_the_cache_are_decoded_once(folder, monkeypatch):
     paths.clear()
     images = pipeline.load(str(folder), 32, fit * one + 1)
     for number in list(range(5)) * 8:
-      images.read(tf.constant(number, tf.int64))
+      images.readable.get(number)[1]
     assert len(paths) == most and images.cache.held_bytes == fit * one
 
 
@@ -299,7 +301,7 @@ def test_an_image_that_breaks_after_the_start_is_named_once_and_the_next_is_draw
   for name in images.names[3:]:
     spoil(name)
   for _ in range(2):
-    drawn = [int(images.read(tf.constant(number, tf.int64))[0, 0, 0]) for number in range(5)]
+    drawn = [int(images.readable.get(number)[1][0, 0, 0]) for number in range(5)]
     assert drawn == [0, 1, 2, 0, 0]
   for count, name in enumerate(images.names[3:], 1):
     pattern = rf"skipped, as number {count} of 5 training images: {name}: .*{message}"
@@ -365,7 +367,7 @@ def test_every_twentieth_image_is_held_out_up_to_a_limit(number, most, aside):
   assert [int(image[0, 0, 0]) for image in validation] == aside
   kept = [i for i in range(number) if i not in aside] or [0]
   assert rest.names == [f"{i}.png" for i in kept]
-  places = [int(rest.read(tf.constant(i, tf.int64))[0, 0, 0]) for i in range(len(kept))]
+  places = [int(rest.readable.get(i)[1][0, 0, 0]) for i in range(len(kept))]
   assert places == kept
 
 
@@ -462,3 +464,25 @@ def test_parts_of_a_split_are_those_of_tfds(tfds):
   for number in range(3):
     np.testing.assert_array_equal(part.decode(number), whole.decode(number + 2))
   assert len(part.names) == 3
+
+
+def test_few_images_are_decoded_at_once():
+  """Decoding takes several times the memory of what it returns."""
+  lock, now, most, arrays = threading.Lock(), [], [], _arrays(1)
+  full = threading.Event()
+
+  def decode(number):
+    with lock:
+      now.append(number)
+      most.append(len(now))
+    if len(most) >= 8:
+      full.set()
+    full.wait(60)
+    with lock:
+      now.remove(number)
+    return arrays[0]
+
+  images = pipeline.TrainingImages([str(i) for i in range(32)], decode)
+  with futures.ThreadPoolExecutor(32) as pool:
+    list(pool.map(images.readable.get, range(32)))
+  assert max(most) == 8 and len(most) == 32
