@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 
 # What TensorFlow's errors end in where the system has refused something. It tells a full disk, too,
@@ -40,7 +41,7 @@ def known_text(error: BaseException) -> str | None:
   tf = sys.modules.get("tensorflow")
   if tf is not None and isinstance(error, tf.errors.OpError):
     if any(each in text for each in _OF_SYSTEM):
-      return text
+      return re.sub(r"\{\{.*?\}\} | \[Op:.*", "", text)  # names of TensorFlow's own
     if isinstance(error, tf.errors.ResourceExhaustedError):
       error = MemoryError()
   if isinstance(error, MemoryError):
