@@ -96,7 +96,7 @@ def save(
     is_ours = isinstance(error, ValueError)
     raise coding.ModelError(
       f"the model was not converted to integers: {error if is_ours else coding.assertion(error)}; "
-      "train it longer or on more varied images"
+      "train it longer, on more varied images, or for a higher rate"
     ) from error
   entropy_models = [conversion.model for conversion in conversions]
   # Of the branch, and of the quality, where it is the greatest.
