@@ -112,8 +112,9 @@ def attempt(
     raise
   except (errors.Error, OSError, MemoryError, tf.errors.OpError) as error:
     text = errors.known_text(error)
-    if text is None:
+    if text is None and not isinstance(error, OSError):
       raise
+    text = text or str(error)  # of an encoder's own OSError
   reason = prefix + (text if path in text else f"{path}: {text}")
   with tqdm.tqdm.external_write_mode(sys.stderr):
     logging.warning("left out: %s", reason)

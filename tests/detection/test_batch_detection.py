@@ -179,7 +179,8 @@ class TestDetect:
       _detect(input="photos")
     first, second = capsys.readouterr().err.splitlines()
     assert re.match(r"failed: photos/broken\.jpg: not an image, or damaged; expected", first)
-    assert second == "failed: large.png: out of memory: of the stand-in"
+    remedy = "give it less at once, or more memory"
+    assert second == f"failed: large.png: out of memory: of the stand-in: {remedy}"
     assert [each["file_name"] for each in _images()] == ["a.png", "b.png", "sub/a.png"]
     content = json.loads((here / "out" / "detections.json").read_text())
     assert [each["file_name"] for each in content["left_out"]] == ["broken.jpg", "large.png"]
