@@ -9,45 +9,29 @@ by place, in raster order; the program fails where that gives other symbols. Pro
 stderr.
 """
 
-from absl import flags
+from khuvcm_tf import options, program
+from khuvcm_tf.evaluation.options import CodingBenchmarkOptions
 
-from khuvcm_tf import program
-
-CODECS = flags.DEFINE_list("codecs", ["mbt2018", "cheng2020"], "Codecs with a context model.")
-IMAGE = flags.DEFINE_string(
-  "image",
-  None,
-  "A photo, cropped or mirrored at its right and lower edges to each size; default: "
-  "scikit-image's coffee.",
-)
-SIZES = flags.DEFINE_list("sizes", ["768x512", "1920x1080"], "WIDTHxHEIGHT of the images.")
-NUM_FILTERS = flags.DEFINE_integer(
-  "num_filters", None, "Instead of the papers' numbers, for a quick try.", lower_bound=2
-)
-REPEATS = flags.DEFINE_integer(
-  "repeats", 5, "Runs of each stage after its first, of which the fastest counts.", lower_bound=1
-)
-JSON = flags.DEFINE_string("json", None, "File for the seconds, ratios and peaks.")
+options.define_flags(CodingBenchmarkOptions)
 
 
 def main():
+  given = options.from_flags(CodingBenchmarkOptions)
   from khuvcm_tf.evaluation import coding_benchmark  # TensorFlow takes seconds to import
 
-  if JSON.value is not None:
-    coding_benchmark.check_writable(JSON.value)
-  sizes = [coding_benchmark.parse_size(size) for size in SIZES.value]
+  sizes = [coding_benchmark.parse_size(size) for size in given.sizes]
   measured = coding_benchmark.run(
-    CODECS.value,
+    given.codecs,
     sizes,
-    IMAGE.value,
-    NUM_FILTERS.value,
-    REPEATS.value,
+    given.image,
+    given.num_filters,
+    given.repeats,
     program.NUM_THREADS.value,
   )
   print(coding_benchmark.machine())
   print(coding_benchmark.table(measured))
-  if JSON.value is not None:
-    coding_benchmark.write_json(JSON.value, measured)
+  if given.json is not None:
+    coding_benchmark.write_json(given.json, measured)
 
 
 if __name__ == "__main__":

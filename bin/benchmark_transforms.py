@@ -9,52 +9,33 @@ multiplications of both; hyper transforms and entropy parameters are in none of 
 Progress goes to stderr.
 """
 
-from absl import flags
+from khuvcm_tf import options, program
+from khuvcm_tf.evaluation.options import TransformBenchmarkOptions
 
-from khuvcm_tf import program
-
-CODECS = flags.DEFINE_list(
-  "codecs", ["mbt2018", "ycbcr444", "luma_chroma420", "cross_component"], "Codecs by name."
-)
-ACTIVATIONS = flags.DEFINE_list("activations", ["gdn", "prelu"], "Activations of the transforms.")
-SIZE = flags.DEFINE_string("size", "768x512", "WIDTHxHEIGHT of the image.")
-NUM_FILTERS = flags.DEFINE_integer(
-  "num_filters", None, "Instead of the papers' numbers, for a quick try.", lower_bound=2
-)
-LATENT_DEPTH = flags.DEFINE_integer(
-  "latent_depth", None, "Instead of the papers' numbers, for a quick try.", lower_bound=1
-)
-REPEATS = flags.DEFINE_integer(
-  "repeats", 5, "Runs of each transform after its first; the fastest counts.", lower_bound=1
-)
-COUNT_OPERATIONS = flags.DEFINE_bool(
-  "count_operations", False, "Count the multiplications of the transforms too."
-)
-JSON = flags.DEFINE_string("json", None, "File for seconds and multiplications.")
+options.define_flags(TransformBenchmarkOptions)
 
 
 def main():
+  given = options.from_flags(TransformBenchmarkOptions)
   from khuvcm_tf.evaluation import (  # imports TensorFlow: seconds
     coding_benchmark,
     transform_benchmark,
   )
 
-  if JSON.value is not None:
-    coding_benchmark.check_writable(JSON.value)
-  size = coding_benchmark.parse_size(SIZE.value)
+  size = coding_benchmark.parse_size(given.size)
   measured = transform_benchmark.run(
-    CODECS.value,
-    ACTIVATIONS.value,
+    given.codecs,
+    given.activations,
     size,
-    NUM_FILTERS.value,
-    LATENT_DEPTH.value,
-    REPEATS.value,
-    COUNT_OPERATIONS.value,
+    given.num_filters,
+    given.latent_depth,
+    given.repeats,
+    given.count_operations,
   )
   print(coding_benchmark.machine())
   print(transform_benchmark.table(measured, size))
-  if JSON.value is not None:
-    transform_benchmark.write_json(JSON.value, measured, size)
+  if given.json is not None:
+    transform_benchmark.write_json(given.json, measured, size)
 
 
 if __name__ == "__main__":

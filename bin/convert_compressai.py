@@ -8,44 +8,24 @@ Nothing that a checkpoint contains is run, and PyTorch is not needed. Files of a
 decode alike on every machine; docs/published_weights.md lists where weights are published.
 """
 
-from absl import flags
+from khuvcm_tf import options, program
+from khuvcm_tf.conversion.options import ConvertOptions
 
-from khuvcm_tf import program
-
-CHECKPOINT = flags.DEFINE_string(
-  "checkpoint", None, "File of weights: .pth, .pth.tar, .safetensors or .npz.", required=True
-)
-CODEC = flags.DEFINE_string(
-  "codec",
-  None,
-  "What the checkpoint holds: bmshj2018-factorized, bmshj2018-hyperprior, mbt2018-mean, mbt2018, "
-  "cheng2020-anchor or cheng2020-attn; default: recognized by its weights.",
-)
-OUTPUT = flags.DEFINE_string(
-  "output", None, "Folder of the model; new, empty or a model's.", required=True
-)
-CALIBRATION_IMAGES = flags.DEFINE_string(
-  "calibration_images",
-  None,
-  "Folder, glob or file of photos on which integers are calibrated and their loss is measured; "
-  "default: those of scikit-image.",
-)
-WEIGHTS_DTYPE = flags.DEFINE_enum(
-  "weights_dtype", "float32", ["float32", "float16"], "In which the model's weights are stored."
-)
+options.define_flags(ConvertOptions)
 
 
 def main():
+  given = options.from_flags(ConvertOptions)
   from khuvcm_tf.conversion import compressai  # TensorFlow takes seconds to import
 
   model = compressai.convert_file(
-    CHECKPOINT.value, CODEC.value, OUTPUT.value, CALIBRATION_IMAGES.value, WEIGHTS_DTYPE.value
+    given.checkpoint, given.codec, given.output, given.calibration_images, given.weights_dtype
   )
   loss = model.description["integer_loss"]
   print(
-    f"{OUTPUT.value}: {model.description['codec']}, {model.description['arguments']}\n"
+    f"{given.output}: {model.description['codec']}, {model.description['arguments']}\n"
     f"integers in place of floats change the bits by {100 * loss:+.3f} %; next:\n"
-    f"  python bin/compress.py --model={OUTPUT.value} --input=photo.png --output=photo.kvc"
+    f"  python bin/compress.py --model={given.output} --input=photo.png --output=photo.kvc"
   )
 
 

@@ -8,27 +8,17 @@ several rates also quality: float32, 0 .. 100) and
 newer TensorFlow with tensorflow_compression_ops.
 """
 
-from absl import flags
+from khuvcm_tf import batch_options, options, program
 
-from khuvcm_tf import program
-
-MODEL = flags.DEFINE_string(
-  "model", None, "A shipped model's name, a training workdir or a model's folder.", required=True
-)
-OUTPUT = flags.DEFINE_string("output", None, "Folder to write; new or empty.", required=True)
-PRECISION = flags.DEFINE_enum(
-  "precision",
-  "float32",
-  ["float32", "float64"],
-  "Of the transforms. float64 takes twice the time and gives the same bytes and pixels everywhere.",
-)
+options.define_flags(batch_options.ExportOptions)
 
 
 def main():
+  given = options.from_flags(batch_options.ExportOptions)
   from khuvcm_tf import model_files, saved_model  # TensorFlow takes seconds to import
 
-  saved_model.export(model_files.load(MODEL.value, PRECISION.value), OUTPUT.value)
-  print(f"{MODEL.value} exported to {OUTPUT.value}")
+  saved_model.export(model_files.load(given.model, given.precision), given.output)
+  print(f"{given.model} exported to {given.output}")
 
 
 if __name__ == "__main__":

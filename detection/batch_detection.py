@@ -4,6 +4,8 @@ An output folder holds
 
   detections.json    of each photo its name, its size and what is in it; and of which detector
   a.jpg, sub/b.png   photos with their detections drawn on them, under the photos' own names
+
+and, until detections.json is there, detections.part.jsonl with a line for each photo.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ def run_detect(options: DetectOptions) -> str:
       cannot be written, or some of several photos failed; the results of the others are written.
   """
   check(options)
-  output = os.path.expanduser(options.output)
+  output = options.output
   found = _photos_beside(output, options.input) if options.input else []
   _check_folder(output, options.overwrite)
   model = predictor.load(options.detector, **config_changes(options))
@@ -60,21 +62,25 @@ def run_detect(options: DetectOptions) -> str:
     names = [photo.name for photo in found]
     detect = functools.partial(_detect_in_photo, model, options, found)
   targets = _targets({photo.name for photo in found} & set(names), output) if options.draw else {}
-  _check_new(targets.values(), options.overwrite)
+  sources = (photo.path for photo in found)
+  atomic_files.check_targets(targets.values(), sources, options.overwrite)
   atomic_files.make_folder(output)
   left_out = []
   finish = functools.partial(_draw_and_describe, detect, model.categories, targets)
-  entries = list(photos.attempt_all(range(len(names)), finish, names, left_out))
-  results = os.path.join(output, RESULTS)
-  if entries:
-    content = {
-      "detector": options.detector,
-      "fingerprint": model.fingerprint,
-      "categories": list(model.categories),
-      "images": entries,
-      "left_out": left_out,
-    }
-    atomic_files.write_text(results, f"{json.dumps(content, indent=1)}\n")
+  results, entries = os.path.join(output, RESULTS), []
+  with atomic_files.kept_lines(os.path.join(output, "detections.part.jsonl")) as keep:
+    for entry in photos.attempt_all(range(len(names)), finish, names, left_out):
+      entries.append(entry)
+      keep(entry)
+    if entries:
+      content = {
+        "detector": options.detector,
+        "fingerprint": model.fingerprint,
+        "categories": list(model.categories),
+        "images": entries,
+        "left_out": left_out,
+      }
+      atomic_files.write_text(results, f"{json.dumps(content, indent=1)}\n")
   photos.check_complete(left_out, len(names), results)
   return _summary(entries, results, options, len(names) - len(targets))
 
@@ -180,13 +186,7 @@ def _targets(names: set[str], output: str) -> dict[str, str]:
 def _check_folder(output: str, overwrite: bool) -> None:
   if os.path.exists(output) and not os.path.isdir(output):
     raise PhotoError(f"{output} is a file, expected a folder for {RESULTS} and pictures")
-  _check_new([os.path.join(output, RESULTS)], overwrite)
-
-
-def _check_new(targets: Sequence[str], overwrite: bool) -> None:
-  for target in targets:
-    if os.path.exists(target) and not overwrite:
-      raise PhotoError(f"{target} exists; give another --output, or --overwrite to replace it")
+  atomic_files.check_targets([os.path.join(output, RESULTS)], overwrite=overwrite)
 
 
 def _write_drawn(path: str, drawn: Image.Image) -> None:

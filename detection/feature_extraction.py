@@ -27,7 +27,7 @@ def run_extract(options: ExtractOptions) -> str:
       cannot be written, or some of several photos failed; the others are stored.
   """
   check(options)
-  output, found = os.path.expanduser(options.output), photos.find(options.input)
+  output, found = options.output, photos.find(options.input)
   _check_output(output, options, len(found))
   model = predictor.load(options.detector, **config_changes(options))
   left_out = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from detection.config import CONFIGS
-from khuvcm_tf.options import OptionsError, option
+from khuvcm_tf.options import OptionsError, option, refuse_given
 
 _DETECTOR = "A detector's folder, a training workdir, or a shipped detector's name."
 _ALPHA = "Transparent photos: 'refuse' them, or compose them over 'white', 'black' or '#rrggbb'."
@@ -40,14 +40,20 @@ class DetectOptions(ResizeOptions):
     OptionsError: there is nothing to detect in, or an option of photos is given for features.
   """
 
-  detector: str | None = option(None, _DETECTOR, required=True)
+  detector: str | None = option(None, _DETECTOR, required=True, path="input")
   input: str | None = option(
-    None, "Photo, folder or quoted glob. With --features: what to draw the detections on."
+    None,
+    "Photo, folder or quoted glob. With --features: what to draw the detections on.",
+    path="input",
   )
   features: str | None = option(
-    None, "Stored features to go on from: an .npz file, a folder of such or of TFRecords."
+    None,
+    "Stored features to go on from: an .npz file, a folder of such or of TFRecords.",
+    path="input",
   )
-  output: str | None = option(None, "Folder for detections.json and the pictures.", required=True)
+  output: str | None = option(
+    None, "Folder for detections.json and the pictures.", required=True, path="output"
+  )
   min_score: float = option(0.5, "Keep detections of a score above it.", low=0, below=1)
   max_detections: int | None = option(
     None, "Keep the best of a photo, this many; default: the detector's own.", low=1
@@ -59,21 +65,26 @@ class DetectOptions(ResizeOptions):
   def __post_init__(self):
     if not self.input and not self.features:
       raise OptionsError("found neither --input nor --features, expected one: what to detect in")
-    for name in ("short_side", "max_side"):
-      if self.features and getattr(self, name) is not None:
-        raise OptionsError(
-          f"found --{name} with --features, which are of a size already; drop one of them"
-        )
+    if self.features:
+      sides, why = ("short_side", "max_side"), "with --features, which are of a size already"
+      refuse_given(self, sides, why)
+      if not self.draw:
+        refuse_given(self, ("input",), "with --features and --nodraw, expected it to draw on")
+      if not self.input:
+        refuse_given(self, ("alpha",), "with --features, expected it for photos of --input")
 
 
 @dataclasses.dataclass(frozen=True)
 class ExtractOptions(ResizeOptions):
   """Of what to extract features, and how they are stored."""
 
-  detector: str | None = option(None, _DETECTOR, required=True)
-  input: str | None = option(None, "Photo, folder or quoted glob.", required=True)
+  detector: str | None = option(None, _DETECTOR, required=True, path="input")
+  input: str | None = option(None, "Photo, folder or quoted glob.", required=True, path="input")
   output: str | None = option(
-    None, "Folder for the features, or for one photo a name that ends in .npz.", required=True
+    None,
+    "Folder for the features, or for one photo a name that ends in .npz.",
+    required=True,
+    path="output",
   )
   format: str = option(
     "npz",
@@ -94,8 +105,8 @@ class ExtractOptions(ResizeOptions):
 class ExportDetectorOptions:
   """The detector to export, and what it selects."""
 
-  detector: str | None = option(None, _DETECTOR, required=True)
-  output: str | None = option(None, "Folder to write; new or empty.", required=True)
+  detector: str | None = option(None, _DETECTOR, required=True, path="input")
+  output: str | None = option(None, "Folder to write; new or empty.", required=True, path="output")
   min_score: float | None = option(
     None, "Keep detections of a score above it; default: the detector's own.", low=0, below=1
   )
@@ -111,7 +122,10 @@ class BenchmarkOptions:
   detectors: tuple[str, ...] = option(
     ("faster_rcnn_R_50_FPN_3x", "mask_rcnn_R_50_FPN_3x", "faster_rcnn_X_101_32x8d_FPN_3x"),
     f"Detectors' folders or names, or configs ({', '.join(CONFIGS)}) with random weights.",
+    path="input",
   )
-  image: str | None = option(None, "Photo; by default scikit-image's coffee, 600x400.")
+  image: str | None = option(
+    None, "Photo; by default scikit-image's coffee, 600x400.", path="input"
+  )
   repeats: int = option(3, "Runs after the first; the median counts.", low=1)
-  json: str | None = option(None, "File for the seconds.")
+  json: str | None = option(None, "File for the seconds.", path="file")

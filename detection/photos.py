@@ -60,7 +60,7 @@ def find(pattern: str) -> list[Photo]:
   Raises:
     image_files.ImageError: there are none.
   """
-  paths, pattern = image_files.find_images(pattern), os.path.expanduser(pattern)
+  paths = image_files.find_images(pattern)
   root = pattern
   if not os.path.isdir(pattern):
     root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
@@ -90,12 +90,13 @@ def attempt_all(
       result = function(item)
     except atomic_files.FileError:  # The next would not be written either.
       raise
-    except (errors.Error, MemoryError, tf.errors.ResourceExhaustedError) as error:
-      is_ours = isinstance(error, errors.Error)
-      reason = str(error) if is_ours else f"out of memory: {error}"
+    except (errors.Error, MemoryError, tf.errors.OpError) as error:
+      reason = errors.known_text(error)
+      if reason is None:
+        raise
       reason = reason if name in reason else f"{name}: {reason}"
       if len(items) == 1:
-        raise (type(error) if is_ours else PhotoError)(reason) from error
+        raise (type(error) if isinstance(error, errors.Error) else PhotoError)(reason) from error
       tqdm.tqdm.write(f"failed: {reason}", file=sys.stderr)
       left_out.append({"file_name": name, "reason": reason})
       continue

@@ -13,6 +13,7 @@ from PIL import Image
 from detection import detector_files, postprocessing
 from detection.detector import Detector
 from detection.postprocessing import Objects
+from khuvcm_tf import forks
 from khuvcm_tf.data.stored_features import ImageFeatures
 from khuvcm_tf.ops.pyramid import LEVELS
 
@@ -91,6 +92,7 @@ class Predictor:
 
   def extract_features(self, image: np.ndarray) -> ImageFeatures:
     """Returns the features of an image, RGB or grey, uint8 [H, W, 3] or [H, W, 1]."""
+    forks.check()
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3) or not image.size:
       raise ValueError(f"`image` is {image.dtype} {image.shape}, expected uint8 [H, W, 1 or 3]")
@@ -102,6 +104,7 @@ class Predictor:
 
   def from_features(self, features: ImageFeatures) -> Objects:
     """Returns what features lead to, as arrays of NumPy."""
+    forks.check()
     levels = {level: feature[np.newaxis] for level, feature in features.levels.items()}
     objects = self._objects(levels, features.image_size, features.original_size)
     return Objects(*(None if value is None else value.numpy() for value in objects))
@@ -134,5 +137,6 @@ def load(path_or_name: str, **changes) -> Predictor:
   Raises:
     detector_files.DetectorError: there is no such detector, or it is damaged.
   """
+  forks.check()
   detector, description, fingerprint = detector_files.load(path_or_name, **changes)
   return Predictor(detector, tuple(description["categories"]), fingerprint)

@@ -38,9 +38,8 @@ import tensorflow as tf
 
 from detection import postprocessing
 from detection.box_head import Detections
-from detection.detector_files import DetectorError
 from detection.predictor import Predictor
-from khuvcm_tf import atomic_files
+from khuvcm_tf import paths, saved_model
 from khuvcm_tf.ops.pyramid import LEVELS
 
 DESCRIPTION = "export.json"
@@ -58,11 +57,9 @@ def export(predictor: Predictor, folder: str) -> None:
     folder: to write; must not exist, or be empty.
 
   Raises:
-    DetectorError: the folder is in use.
+    model_folders.ModelError: the folder is in use.
     atomic_files.FileError: the folder cannot be written.
   """
-  if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
-    raise DetectorError(f"{folder} exists and is not empty; give a new --output")
   module = tf.Module()
   module.weights = list(predictor.detector.named_weights().values())
   description = {
@@ -70,14 +67,9 @@ def export(predictor: Predictor, folder: str) -> None:
     "categories": list(predictor.categories),
     "config": predictor.detector.config.to_json(),
   }
-  with atomic_files.new_folder(folder) as new:
-    try:
-      tf.saved_model.save(module, new, signatures=_signatures(predictor.detector))
-    except tf.errors.OpError as error:
-      raise atomic_files.FileError(
-        f"{folder} was not written: {error.message.splitlines()[0]}; expected a writable place "
-        "with space left"
-      ) from error
+  with saved_model.new_folder(folder) as new:
+    signatures = _signatures(predictor.detector)
+    tf.saved_model.save(module, paths.for_tensorflow(new), signatures=signatures)
     with open(os.path.join(new, DESCRIPTION), "w", encoding="utf-8") as file:
       json.dump(description, file, indent=2)
       file.write("\n")

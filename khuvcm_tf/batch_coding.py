@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import sys
 from collections.abc import Iterable
 from typing import Callable, NamedTuple
@@ -110,7 +111,7 @@ def run_decompress(options: DecompressOptions) -> str:
   target = options.output
   if is_raw(target):
     y4m = {"rate": options.rate, "siting": options.siting, "full_range": options.full_range}
-    done = decompress_frames(**arguments, y4m=y4m)
+    done = decompress_frames(**arguments, y4m=y4m, allow_gaps=options.allow_gaps)
   else:
     done = decompress(**arguments)
     target = done[0].target if len(done) == 1 else target
@@ -122,15 +123,27 @@ def _count(things: list, name: str) -> str:
   return " ".join([f"{len(things)} {first}{'s' * (len(things) > 1)}", *rest])
 
 
-def open_model(path_or_name: str, precision: str = "float32"):
+def open_model(path_or_name: str, precision: str | None = None):
   """Loads a model's folder, a training workdir, a shipped name, or a SavedModel.
+
+  Args:
+    path_or_name: of the model.
+    precision: "float32", the default, or "float64"; of a SavedModel it must be None.
 
   Returns:
     `coding.Model` or `saved_model.ExportedModel`; both compress and decompress.
+
+  Raises:
+    coding.ModelError: there is no such model, or a SavedModel is given a precision.
   """
   if saved_model.is_saved_model(path_or_name):
+    if precision is not None:
+      raise coding.ModelError(
+        f"found --precision={precision} for {path_or_name}, an exported model, which keeps the one "
+        "that it was exported with; leave it out"
+      )
     return saved_model.ExportedModel(path_or_name)
-  return model_files.load(path_or_name, precision)
+  return model_files.load(path_or_name, precision or "float32")
 
 
 def compress(
@@ -156,7 +169,8 @@ def compress(
 
   Raises:
     image_files.ImageError, coding.ModelError: the only image cannot be coded.
-    FilesError: an output exists, or some of several images were not coded.
+    atomic_files.FileError: an output exists, or is an input.
+    FilesError: some of several images were not coded.
   """
 
   def code(job):
@@ -170,7 +184,7 @@ def compress(
     sources = image_files.find_files(pattern, (feature_npz.SUFFIX,), ".npz files of features")
   else:
     sources = image_files.find_images(pattern)
-  return _code_all(_jobs(sources, pattern, output, SUFFIX, overwrite), code)
+  return _code_all(_jobs(sources, pattern, output, SUFFIX, _check_kvc, overwrite), code)
 
 
 def _codes_features(model) -> bool:
@@ -217,9 +231,9 @@ def compress_frames(
   Raises:
     frames.FrameError: the file does not hold raw frames.
     coding.ModelError: the only frame cannot be coded.
-    FilesError: an output exists, or some of several frames were not coded.
+    atomic_files.FileError: an output exists, or is the input.
+    FilesError: some of several frames were not coded.
   """
-  path, output = os.path.expanduser(path), os.path.expanduser(output)
   reader = frames_lib.open_frames(path, width, height, bits)
   stem = os.path.splitext(os.path.basename(path))[0]
   digits = max(5, len(str(reader.count - 1)))  # so that names are in the order of numbers
@@ -229,7 +243,7 @@ def compress_frames(
   ]
   if output.endswith(SUFFIX) or (os.path.exists(output) and not os.path.isdir(output)):
     raise FilesError(f"{output} is a file's name, expected a folder for the frames of {path}")
-  _check_new((job.target for job in jobs), overwrite)
+  atomic_files.check_targets((job.target for job in jobs), [path], overwrite)
   with _prefixed(path):
     model.check_frames()
 
@@ -246,6 +260,7 @@ def decompress_frames(
   output: str,
   overwrite: bool = False,
   y4m: dict | None = None,
+  allow_gaps: bool = False,
   **options,
 ) -> list[str]:
   """Decompresses .kvc files of raw frames to one .yuv or .y4m file, in the order of their names.
@@ -254,23 +269,31 @@ def decompress_frames(
     models, pattern, overwrite, **options: as in `decompress`.
     output: a .yuv or .y4m file.
     y4m: `rate`, `siting` and `full_range` of `frames.write_frames`, for the header of .y4m files.
+    allow_gaps: whether frames may be missing between the first and the last, by their numbers.
 
   Returns:
     The files that were decompressed.
 
   Raises:
-    FilesError: an output exists, or a file holds another image than a raw frame.
+    atomic_files.FileError: the output exists, or is an input.
+    FilesError: a file holds another image than a raw frame.
     frames.FrameError: frames differ in size or depth.
     bitstream.BitstreamError, coding.ModelError: a file cannot be decoded.
   """
-  output = os.path.expanduser(output)
   if options.get("luma_only"):
     raise FilesError(
       f"--luma_only gives a grey preview, found --output={output} for raw frames; give a folder or "
       "a name such as preview.png"
     )
   sources = image_files.find_files(pattern, (SUFFIX,), ".kvc files")
-  _check_new([output], overwrite)
+  atomic_files.check_targets([output], sources, overwrite)
+  missing = _missing_frames(sources)
+  if missing and not allow_gaps:
+    raise FilesError(
+      f"{missing[0]} is missing{f', and {len(missing) - 1} more frames' * (len(missing) > 1)}, "
+      "expected all frames between the first and the last; give them, or --allow_gaps to join the "
+      "others"
+    )
 
   def decoded():
     for source in _with_progress(sources):
@@ -285,6 +308,25 @@ def decompress_frames(
 
   frames_lib.write_frames(output, decoded(), **(y4m or {}))
   return sources
+
+
+def _missing_frames(sources: list[str]) -> list[str]:
+  """Returns the names of NAME_00000.kvc and so on that are missing between those that are there.
+
+  Example:
+    >>> _missing_frames(["a_00008.kvc", "a_00010.kvc", "b.kvc"])
+    ['a_00009.kvc']
+  """
+  numbers: dict[str, dict[int, str]] = {}
+  for source in sources:
+    if match := re.fullmatch(r"(.*_)(\d{5,})", os.path.splitext(source)[0]):
+      numbers.setdefault(match[1], {})[int(match[2])] = match[2]
+  return [
+    f"{stem}{number:0{len(min(own.values()))}}{SUFFIX}"
+    for stem, own in numbers.items()
+    for number in range(min(own), max(own))
+    if number not in own
+  ]
 
 
 def decompress(
@@ -308,7 +350,8 @@ def decompress(
 
   Raises:
     bitstream.BitstreamError, coding.ModelError: the only file cannot be decoded.
-    FilesError: an output exists, or some of several files were not decoded.
+    atomic_files.FileError: an output exists, or is an input.
+    FilesError: some of several files were not decoded.
   """
 
   def decode(job):
@@ -324,8 +367,11 @@ def decompress(
     return None
 
   sources = image_files.find_files(pattern, (SUFFIX,), ".kvc files")
-  suffix = feature_npz.SUFFIX if _holds_features(sources[0]) else ".png"
-  return _code_all(_jobs(sources, pattern, output, suffix, overwrite), decode)
+  if _holds_features(sources[0]):
+    suffix, check_name = feature_npz.SUFFIX, _check_npz
+  else:
+    suffix, check_name = ".png", image_files.check_lossless
+  return _code_all(_jobs(sources, pattern, output, suffix, check_name, overwrite), decode)
 
 
 def _holds_features(path: str) -> bool:
@@ -336,11 +382,18 @@ def _holds_features(path: str) -> bool:
   return False
 
 
+def _check_npz(path: str) -> None:
+  """Raises FilesError where a file's name is not that of features."""
+  if not path.endswith(feature_npz.SUFFIX):
+    raise FilesError(
+      f"the file holds features, expected the name of an {feature_npz.SUFFIX} file, found {path}"
+    )
+
+
 def _write_features(model, path: str, features: ImageFeatures) -> None:
   """Writes an .npz file of features, which `bin/detect.py --features` goes on from."""
-  stem, suffix = os.path.splitext(os.path.basename(path))
-  if suffix != feature_npz.SUFFIX:
-    raise FilesError(f"the file holds features, expected an image for {path}; name an .npz file")
+  _check_npz(path)
+  stem = os.path.splitext(os.path.basename(path))[0]
   missing = [level for level in pyramid.LEVELS if level not in features.levels]
   if missing:
     raise FilesError(
@@ -379,9 +432,36 @@ def _decompress_one(models, source: str, options: dict):
   return model.decompress(data, **options), model
 
 
-def _jobs(sources, pattern: str, output: str, suffix: str, overwrite: bool) -> list[Job]:
-  """Pairs sources with targets; raises FilesError where targets are equal or exist."""
-  pattern, output = os.path.expanduser(pattern), os.path.expanduser(output)
+def _check_kvc(path: str) -> None:
+  """Raises FilesError where a file's name would say that it is something else."""
+  if os.path.splitext(path)[1] not in ("", SUFFIX):
+    raise FilesError(
+      f"{path} is not the name of a {SUFFIX} file, expected one, or a folder that exists; give "
+      f"--output={os.path.splitext(path)[0]}{SUFFIX}"
+    )
+
+
+def _jobs(
+  sources: list[str],
+  pattern: str,
+  output: str,
+  suffix: str,
+  check_name: Callable[[str], None],
+  overwrite: bool,
+) -> list[Job]:
+  """Pairs sources with targets that may be written.
+
+  Args:
+    sources: files that `pattern` leads to.
+    output: the target of one file, or the folder of the targets.
+    suffix: of targets in a folder.
+    check_name: raises errors.Error where a target has a name that does not fit.
+    overwrite: whether targets that exist are replaced; sources never are.
+
+  Raises:
+    FilesError: targets are equal.
+    atomic_files.FileError: targets exist.
+  """
   into_folder = len(sources) > 1 or not os.path.isfile(pattern) or os.path.isdir(output)
   if into_folder or output.endswith(os.sep):
     if os.path.exists(output) and not os.path.isdir(output):
@@ -401,21 +481,15 @@ def _jobs(sources, pattern: str, output: str, suffix: str, overwrite: bool) -> l
       for source in sources
     ]
   else:
+    check_name(output)
     jobs = [Job(sources[0], output)]
   taken = {}
   for job in jobs:
     other = taken.setdefault(job.target, job.source)
     if other != job.source:
       raise FilesError(f"{other} and {job.source} would both become {job.target}; rename one")
-  _check_new((job.target for job in jobs), overwrite)
+  atomic_files.check_targets((job.target for job in jobs), sources, overwrite)
   return jobs
-
-
-def _check_new(targets: Iterable[str], overwrite: bool):
-  """Raises FilesError where an output exists and may not be replaced."""
-  for target in targets:
-    if os.path.exists(target) and not overwrite:
-      raise FilesError(f"{target} exists; give another --output, or --overwrite to replace it")
 
 
 def _code_all(jobs: list[Job], code: Callable[[Job], None]) -> list[Job]:
@@ -426,7 +500,7 @@ def _code_all(jobs: list[Job], code: Callable[[Job], None]) -> list[Job]:
       with _prefixed(job.source):
         _code_one(job, code)
     except errors.Error as error:
-      if len(jobs) == 1:
+      if len(jobs) == 1 or isinstance(error, atomic_files.NoRoomError):
         raise
       tqdm.tqdm.write(f"failed: {error}", file=sys.stderr)
       failed += 1

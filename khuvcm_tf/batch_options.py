@@ -1,4 +1,4 @@
-"""Options of bin/compress.py and bin/decompress.py, which `khuvcm_tf.batch_coding` carries out."""
+"""Options of bin/compress.py, bin/decompress.py and bin/export.py, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import fractions
 import os
 
 from khuvcm_tf import bitstream, model_folders
-from khuvcm_tf.options import OptionsError, option
+from khuvcm_tf.options import OptionsError, option, refuse_given
 
 _RAW = (".yuv", ".y4m")
 _PRECISIONS = ("float32", "float64")
@@ -30,13 +30,15 @@ class CompressOptions:
   model: str = option(
     model_folders.DEFAULT,
     "A shipped model's name, a training workdir, a model's folder or an exported model.",
+    path="input",
   )
   input: str = option(
     None,
     "Image, folder or glob, .yuv or .y4m file, or features (.npz) for a model of feature maps.",
     required=True,
+    path="input",
   )
-  output: str = option(None, "The .kvc file, or a folder.", required=True)
+  output: str = option(None, "The .kvc file, or a folder.", required=True, path="output")
   quality: float | None = option(
     None,
     "0 (least bytes) to 100, of a model of several rates. Without it and the next three, the "
@@ -73,10 +75,11 @@ class CompressOptions:
     "Transparent images: 'refuse' them, or compose them over 'white', 'black' or '#rrggbb'.",
   )
   overwrite: bool = option(False, "Replace files that exist.")
-  precision: str = option(
-    "float32",
-    "Of the transforms. float64 takes twice the time and gives the same bytes on every machine; "
-    "files of either decode to the same symbols everywhere.",
+  precision: str | None = option(
+    None,
+    "Of the transforms; default: float32. float64 takes twice the time and gives the same bytes on "
+    "every machine; files of either decode to the same symbols everywhere. An exported model keeps "
+    "its own.",
     choices=_PRECISIONS,
   )
 
@@ -86,10 +89,10 @@ class CompressOptions:
     if len(given) > 1:
       raise OptionsError(f"found {' and '.join(given)}, expected one of them at most")
     if is_raw(self.input):
-      _refuse_given(self, ("alpha", "target_psnr"), self.input, "images")
+      refuse_given(self, ("alpha", "target_psnr"), f"for {self.input}, expected it for images")
     else:
       names = ("frames", "width", "height", "bit_depth")
-      _refuse_given(self, names, self.input, ".yuv and .y4m files")
+      refuse_given(self, names, f"for {self.input}, expected it for .yuv and .y4m files")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,20 +103,25 @@ class DecompressOptions:
     OptionsError: an option of .y4m files is given for another output, or is not a frame rate.
   """
 
-  input: str = option(None, ".kvc file, folder or glob to decompress.", required=True)
+  input: str = option(None, ".kvc file, folder or glob to decompress.", required=True, path="input")
   output: str = option(
     None,
     "The image (.png, .tif, .bmp, .ppm), the file of raw frames (.yuv, .y4m), the features (.npz), "
     "or a folder.",
     required=True,
+    path="output",
   )
   model: str | None = option(
     None,
     "The model that wrote the files: a training workdir, a model's folder, an exported model or a "
     "shipped model's name. By default the shipped model whose fingerprint is in the file.",
+    path="input",
   )
   luma_only: bool = option(
     False, "Decode a grey preview from luma alone, of files of cross_component."
+  )
+  allow_gaps: bool = option(
+    False, "Join raw frames even where some between the first and the last are missing."
   )
   frame_rate: str | None = option(
     None, "For a .y4m header, as in 25 or 30000/1001; a .kvc file does not keep it."
@@ -128,10 +136,11 @@ class DecompressOptions:
     "For a .y4m header: whether black is 0, not 16; by default the header does not say it.",
   )
   overwrite: bool = option(False, "Replace files that exist.")
-  precision: str = option(
-    "float32",
-    "Of the synthesis. float64 takes twice the time and gives the same pixels on every machine; "
-    "with float32 a few pixels in a million differ by one level between machines.",
+  precision: str | None = option(
+    None,
+    "Of the synthesis; default: float32. float64 takes twice the time and gives the same pixels on "
+    "every machine; with float32 a few pixels in a million differ by one level between machines. "
+    "An exported model keeps its own.",
     choices=_PRECISIONS,
   )
   max_pixels: int = option(bitstream.DEFAULT_MAX_PIXELS, "Refuse files of larger images.", low=1)
@@ -143,7 +152,10 @@ class DecompressOptions:
   def __post_init__(self):
     if not self.output.lower().endswith(".y4m"):
       names = ("frame_rate", "siting", "full_range")
-      _refuse_given(self, names, self.output, "a .y4m file")
+      refuse_given(self, names, f"for {self.output}, expected it for a .y4m file")
+    if not is_raw(self.output):
+      why = f"for {self.output}, expected it for a .yuv or .y4m file"
+      refuse_given(self, ("allow_gaps",), why)
     if self.frame_rate is not None and self.rate is None:
       raise OptionsError(
         f"--frame_rate is {self.frame_rate!r}, expected frames per second as in 25 or 30000/1001"
@@ -158,9 +170,20 @@ class DecompressOptions:
     return None
 
 
-def _refuse_given(options, names: tuple[str, ...], path: str, expected: str):
-  """Raises OptionsError where one of the named options has another value than its default."""
-  defaults = {field.name: field.default for field in dataclasses.fields(options)}
-  for name in names:
-    if getattr(options, name) != defaults[name]:
-      raise OptionsError(f"found --{name} for {path}, expected it for {expected}; leave it out")
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+  """The model to export, and where to."""
+
+  model: str = option(
+    None,
+    "A shipped model's name, a training workdir or a model's folder.",
+    required=True,
+    path="input",
+  )
+  output: str = option(None, "Folder to write; new or empty.", required=True, path="output")
+  precision: str = option(
+    "float32",
+    "Of the transforms. float64 takes twice the time and gives the same bytes and pixels "
+    "everywhere.",
+    choices=_PRECISIONS,
+  )

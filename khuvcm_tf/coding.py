@@ -23,7 +23,7 @@ from typing import Callable, NamedTuple, Union
 import numpy as np
 import tensorflow as tf
 
-from khuvcm_tf import bitstream, model_folders
+from khuvcm_tf import bitstream, forks, model_folders
 from khuvcm_tf.bitstream import ops as bitstream_ops
 from khuvcm_tf.codecs import codec as codec_lib
 from khuvcm_tf.codecs.input_format import Planes
@@ -160,6 +160,7 @@ class Model(tf.Module):
 
   def prepare(self, image: Input) -> Prepared:
     """Does what is the same for all qualities; arguments and errors are those of `compress`."""
+    forks.check()
     with _inputs_named():
       planes, header = self._planes(image)
       run = self.codec.run_for(*planes[0].shape[1:3])
@@ -210,6 +211,7 @@ class Model(tf.Module):
       bitstream.BitstreamError: the file is damaged, foreign or too large.
       ModelError: the file was made with another model, or this one has no luma by itself.
     """
+    forks.check()
     header, substreams = bitstream.parse(data, max_pixels)
     self._check_fingerprint(header.fingerprint, allow_other_synthesis)
     self._check_kind(header, len(substreams))

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from khuvcm_tf import atomic_files, codecs, coding, errors, layers
+from khuvcm_tf import atomic_files, codecs, coding, errors, forks, layers
 from khuvcm_tf.codecs import codec as codec_lib
 from khuvcm_tf.entropy import calibration
 from khuvcm_tf.entropy.integer.entropy_model import InexactArithmetic, within
@@ -35,8 +35,10 @@ from khuvcm_tf.model_folders import (
   write_fingerprint,
 )
 
-# Greatest loss of bits that integers may cost against floats.
+# Greatest loss of bits that integers may cost against floats: a share of them, but of at least so
+# many bits per pixel. Models that code next to nothing would not pass without that floor.
 MAX_LOSS = 0.005
+LEAST_BPP = 0.1
 
 
 def save(
@@ -84,16 +86,17 @@ def save(
     for quality in qualities
     for image in images
   ]
+  least_bits = LEAST_BPP * sum(image.shape[0] * image.shape[1] for image in images)
   try:
     conversions = [
-      calibration.convert(branch.entropy_model, y, MAX_LOSS, len(qualities))
+      calibration.convert(branch.entropy_model, y, MAX_LOSS, len(qualities), least_bits)
       for branch, y in zip(codec.branches, zip(*latents))
     ]
   except (ValueError, tf.errors.InvalidArgumentError) as error:
     is_ours = isinstance(error, ValueError)
     raise coding.ModelError(
       f"the model was not converted to integers: {error if is_ours else coding.assertion(error)}; "
-      "train it longer or on more varied images"
+      "train it longer, on more varied images, or for a higher rate"
     ) from error
   entropy_models = [conversion.model for conversion in conversions]
   # Of the branch, and of the quality, where it is the greatest.
@@ -120,7 +123,9 @@ def load(path_or_name: str, precision: str = "float32") -> coding.Model:
 
   Raises:
     coding.ModelError: there is no such model, or it is damaged.
+    forks.ForkError: TensorFlow would hang in this process.
   """
+  forks.check()
   folder = find(path_or_name)
   try:
     description = read_description(folder)

@@ -20,14 +20,17 @@ The type of a field says how its flag is read: `str`, `int`, `float`, `bool`, `t
 from __future__ import annotations
 
 import ast
+import csv
 import dataclasses
+import io
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 
-from khuvcm_tf import errors
+from khuvcm_tf import atomic_files, errors, paths
 
 # The flags belong to the program that calls `define_flags`, and are listed in its --helpshort.
 flags.disclaim_key_flags()
@@ -50,6 +53,7 @@ class _Spec:
   choices: tuple[str, ...] | None
   required: bool
   fixed: bool
+  path: str | None
 
   def allows(self, value) -> bool:
     """Whether a value that is not None lies in the range (of a tuple: each of its elements)."""
@@ -67,8 +71,8 @@ class _Spec:
       and (self.below is None or value < self.below)
     )
 
-  def expected(self) -> str:
-    """The range or the choices as text."""
+  def expected(self, value: object = None) -> str:
+    """The range or the choices as text, for a value that lies not in it."""
     if self.choices is not None:
       return f"one of {', '.join(self.choices)}"
     bounds = (
@@ -78,7 +82,9 @@ class _Spec:
       ("below", self.below),
     )
     texts = [f"{relation} {bound:g}" for relation, bound in bounds if bound is not None]
-    return ", ".join(texts) or "a finite number"
+    if not texts or (isinstance(value, float) and not math.isfinite(value)):
+      texts.insert(0, "a finite number")
+    return ", ".join(texts)
 
   def flag_help(self) -> str:
     """The help, with what absl does not show: open bounds, and whether the flag is required."""
@@ -98,6 +104,7 @@ def option(
   choices: Sequence[str] | None = None,
   required: bool = False,
   fixed: bool = False,
+  path: str | None = None,
 ) -> Any:
   """Returns a field of a dataclass of options.
 
@@ -110,9 +117,12 @@ def option(
     choices: all values that a text may have.
     required: whether the option must be given; its default is None then.
     fixed: whether work that is resumed must be given the value that it was begun with.
+    path: that it is a path, or several: "input" of what is read, a name too; "output" of what is
+      written, which is tried at once, or "file" where it is a file in a folder that exists; "url"
+      of what may be an address too. Flags replace their `~`.
   """
   choices = None if choices is None else tuple(choices)
-  spec = _Spec(help, flag, low, high, above, below, choices, required, fixed)
+  spec = _Spec(help, flag, low, high, above, below, choices, required, fixed, path)
   if isinstance(default, dict):
     return dataclasses.field(default_factory=default.copy, metadata={"option": spec})
   return dataclasses.field(default=default, metadata={"option": spec})
@@ -159,23 +169,60 @@ def from_flags(cls: type, flag_values: flags.FlagValues = flags.FLAGS):
       value = read_pairs(value)
     elif kind.startswith("tuple") and value is not None:
       value = tuple(value) if kind == "tuple[str, ...]" else _numbers(name, value)
+    if spec.path and isinstance(value, tuple):
+      value = tuple(map(paths.expanded, value))
+    elif spec.path and value is not None:
+      value = paths.expanded(value)
     values[field.name] = value
   return check(cls(**values))
 
 
 def check(options):
-  """Returns the options if each that is required is given and each value lies in its range.
+  """Returns the options if each that is required is given and each value is right.
 
   Raises:
-    OptionsError: one is missing or out of range.
+    OptionsError: one is missing or out of range, is an address, cannot be written, or would replace
+      a file that another one names.
   """
   for field, spec, _ in _options(type(options)):
     value, name = getattr(options, field.name), _flag(field, spec)
     if value is None and spec.required:
       raise OptionsError(f"found no --{name}, expected one")
     if value is not None and not spec.allows(value):
-      raise OptionsError(f"--{name}={_as_text(value)} is out of range, expected {spec.expected()}")
+      raise OptionsError(
+        f"--{name}={_as_text(value)} is out of range, expected {spec.expected(value)}"
+      )
+  _check_paths(options)
   return options
+
+
+def _check_paths(options) -> None:
+  given = [
+    (path, _flag(field, spec), spec.path)
+    for field, spec, _ in _options(type(options))
+    for path in _texts(getattr(options, field.name))
+    if spec.path
+  ]
+  for path, name, kind in given:
+    if kind != "url" and paths.is_url(path):
+      raise OptionsError(f"--{name}={path} is an address, expected a path of this machine's files")
+    if kind not in ("output", "file"):
+      continue
+    for other, other_name, other_kind in given:
+      if other_kind == "input" and paths.is_same_file(path, other):
+        raise OptionsError(
+          f"--{name}={path} is the file of --{other_name}, which it would replace, expected another"
+        )
+    if kind == "file" and (os.path.isdir(path) or not os.path.isdir(os.path.dirname(path) or ".")):
+      raise OptionsError(f"--{name}={path} is no file's name in a folder that exists, expected one")
+    try:
+      atomic_files.check_writable(path)
+    except atomic_files.FileError as error:
+      raise OptionsError(f"--{name}={error}") from error
+
+
+def _texts(value) -> tuple[str, ...]:
+  return value if isinstance(value, tuple) else () if value is None else (value,)
 
 
 def to_flags(options) -> list[str]:
@@ -216,6 +263,22 @@ def fixed_flags(cls: type) -> dict[str, list[str]]:
   }
 
 
+def refuse_given(options, names: Sequence[str], why: str) -> None:
+  """Refuses options that have no effect.
+
+  Args:
+    options: a dataclass of options.
+    names: of fields.
+    why: they have none, and what is expected.
+
+  Raises:
+    OptionsError: one of them has another value than its default.
+  """
+  for field, spec, _ in _options(type(options)):
+    if field.name in names and getattr(options, field.name) != _default(field):
+      raise OptionsError(f"found --{_flag(field, spec)} {why}; leave it out")
+
+
 def read_pairs(texts: Sequence[str]) -> dict[str, object]:
   """Reads NAME=VALUE texts; a value that is no Python literal stays text.
 
@@ -236,7 +299,9 @@ def read_pairs(texts: Sequence[str]) -> dict[str, object]:
 def _as_text(value) -> str:
   """Writes a value as a flag takes it."""
   if isinstance(value, (tuple, list)):
-    return ",".join(map(str, value))
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(value)  # a text with a comma stands in quotes
+    return line.getvalue()
   return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -15,7 +15,7 @@ What ends the program     On stderr                                             
 `--help`, `--helpshort`   nothing; the help goes to stdout                      0
 wrong flags or arguments  PROGRAM: error: what is wrong                         1
 `errors.Error`            PROGRAM: error: its text                              1
-an error of the system    PROGRAM: error: what failed and the file              1
+an error of the system    PROGRAM: error: the file, and what the system said    1
 memory has run out        PROGRAM: error: out of memory: ...                    1
 any other exception       PROGRAM: unexpected error: ...                        1
 Ctrl-C                    PROGRAM: interrupted                                  130
@@ -26,6 +26,7 @@ Each of these is one line, with the traceback before it under `--debug`.
 
 from __future__ import annotations
 
+import io
 import logging as python_logging
 import os
 import pathlib
@@ -36,7 +37,8 @@ from typing import Callable
 
 from absl import app, flags, logging
 
-from khuvcm_tf.errors import Error
+from khuvcm_tf import paths
+from khuvcm_tf.errors import known_text
 
 DEBUG = flags.DEFINE_bool(
   "debug",
@@ -69,7 +71,7 @@ def run(main: Callable[[], None]) -> None:
 
 def run_on_files(main: Callable[[list[str]], None]) -> None:
   """Runs `main(files)` as `run` does, with the arguments that belong to no flag, at least one."""
-  files = _parse_flags(sys.argv)
+  files = [paths.expanded(file) for file in _parse_flags(sys.argv)]
   if not files:
     _fail("error: found no file name, expected at least one: --helpshort shows how to call")
   _run_guarded(lambda: main(files))
@@ -95,6 +97,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 def _run_guarded(main: Callable[[], None]) -> None:
   """Prepares TensorFlow and logging, runs `main`, and turns an exception into an exit code."""
+  if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+    sys.stdout.reconfigure(errors="backslashreplace")  # for names of files that are not UTF-8
   try:
     _prepare_tensorflow()
     _prepare_logging()
@@ -112,21 +116,11 @@ def _run_guarded(main: Callable[[], None]) -> None:
 
 def _describe(error: Exception) -> str:
   """Returns the line about an exception."""
-  text = _one_line(str(error))
-  if isinstance(error, Error):
+  text = known_text(error)
+  if text is not None:
     return f"error: {text}"
-  if isinstance(error, MemoryError) or _is_tensorflow_out_of_memory(error):
-    return f"error: out of memory: {text or 'no details'}: give it less at once, or more memory"
-  if isinstance(error, OSError) and error.strerror and error.filename is not None:
-    return f"error: {error.filename}: {error.strerror}"
   again = "" if DEBUG.value else " (run again with --debug for the traceback)"
-  return f"unexpected error: {type(error).__name__}: {text}{again}"
-
-
-def _is_tensorflow_out_of_memory(error: Exception) -> bool:
-  # Where TensorFlow is not imported, the error is not one of its own.
-  tf = sys.modules.get("tensorflow")
-  return tf is not None and isinstance(error, tf.errors.ResourceExhaustedError)
+  return f"unexpected error: {type(error).__name__}: {_one_line(str(error))}{again}"
 
 
 def _fail(message: str, code: int = 1) -> None:

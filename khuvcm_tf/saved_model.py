@@ -15,13 +15,14 @@ data) and `decompress_frame` (data -> y, uv, bits). Of a model of several rates 
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
-from khuvcm_tf import bitstream, coding, model_folders
+from khuvcm_tf import atomic_files, bitstream, coding, forks, model_folders, paths
 from khuvcm_tf.data import frames
 
 # Registers the compiled ops, which a SavedModel needs when it is loaded.
@@ -36,38 +37,46 @@ def export(model: coding.Model, folder: str) -> None:
     folder: to write; must not exist, or be empty.
 
   Raises:
-    coding.ModelError: the folder is in use or cannot be written, or the model is one of features.
+    coding.ModelError: the folder is in use, or the model is one of features.
+    atomic_files.FileError: it cannot be written.
   """
   if not model.codec.input_format.has_images:
     raise coding.ModelError(
       f"a model of codec {model.description['codec']} cannot be exported, expected one of images; "
       "use its folder"
     )
-  if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
-    raise coding.ModelError(f"{folder} exists and is not empty; give a new --output")
   module = tf.Module()
   module.weights = list(model.codec.named_weights().values())
   # Not as attributes of the module too, for which all would be traced and stored a second time.
   signatures = _of_images(model)
   if model.codec.input_format.has_frames:
     signatures.update(_of_frames(model))
-  temporary = f"{os.path.abspath(folder)}.tmp-{os.getpid()}"
-  try:
-    tf.saved_model.save(module, temporary, signatures=signatures)
-    model_folders.write_fingerprint(temporary, model.fingerprint)
+  with new_folder(folder) as new:
+    tf.saved_model.save(module, paths.for_tensorflow(new), signatures=signatures)
+    model_folders.write_fingerprint(new, model.fingerprint)
     if model.default_quality is not None:
-      with open(os.path.join(temporary, _DEFAULT_QUALITY), "w", encoding="ascii") as file:
+      with open(os.path.join(new, _DEFAULT_QUALITY), "w", encoding="ascii") as file:
         file.write(f"{model.default_quality}\n")
-    if os.path.isdir(folder):
-      os.rmdir(folder)
-    os.rename(temporary, os.path.abspath(folder))
-  except (OSError, tf.errors.OpError) as error:
-    reason = str(error).splitlines()[0]
-    raise coding.ModelError(
-      f"{folder} was not written: {reason}; expected a writable place with space left"
-    ) from error
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def new_folder(folder: str) -> Iterator[str]:
+  """Gives the place of a SavedModel to write, as `atomic_files.new_folder` does.
+
+  Raises:
+    coding.ModelError: the folder is in use.
+    atomic_files.FileError: it cannot be written; TensorFlow's errors within the block become such.
+  """
+  if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
+    raise coding.ModelError(f"{folder} exists and is not empty; give a new --output")
+  with atomic_files.new_folder(folder) as new:
+    try:
+      yield new
+    except tf.errors.OpError as error:
+      raise atomic_files.FileError(
+        f"{folder} was not written: {error.message.splitlines()[0]}; expected a writable place "
+        "with space left"
+      ) from error
 
 
 def _of_images(model: coding.Model):
@@ -137,8 +146,9 @@ class ExportedModel:
   """A SavedModel with the public methods of `coding.Model`."""
 
   def __init__(self, folder: str):
+    forks.check()
     try:
-      self._signatures = tf.saved_model.load(folder).signatures
+      self._signatures = tf.saved_model.load(paths.for_tensorflow(folder)).signatures
       self.fingerprint = model_folders.read_fingerprint(folder)
       self.default_quality = self._read_default_quality(folder)
     except Exception as error:  # TensorFlow raises whatever damage leads it to.
@@ -162,6 +172,7 @@ class ExportedModel:
 
   def compress(self, image: np.ndarray | frames.Frame, quality: float | None = None) -> bytes:
     """As `coding.Model.compress`."""
+    forks.check()
     if isinstance(image, frames.Frame):
       y, uv = coding.frame_to_planes(image)
       inputs = {
@@ -193,6 +204,7 @@ class ExportedModel:
     luma_only: bool = False,
   ) -> np.ndarray | frames.Frame:
     """As `coding.Model.decompress`, but for whole images in files of this very model alone."""
+    forks.check()
     if allow_other_synthesis or luma_only:
       raise coding.ModelError(
         "an exported model decodes its own files alone, to whole images; drop "

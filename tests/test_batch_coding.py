@@ -94,10 +94,24 @@ class TestCompress:
     batch_coding.compress(model, "photos/sub/*.png", "one")
     assert _tree("one") == ["b.kvc"]
 
-  def test_takes_the_home_folder_by_its_sign(self, model, here, monkeypatch):
-    monkeypatch.setenv("HOME", str(here))
-    batch_coding.compress(model, "~/photos/a.png", "~/home.kvc")
-    assert (here / "home.kvc").is_file()
+  @pytest.mark.parametrize("name", ["a.png", "out.bin", "out.kvc.png"])
+  def test_refuses_the_name_of_another_kind_of_file(self, model, here, name):
+    with pytest.raises(
+      batch_coding.FilesError, match=rf"^{name} is not the name of a \.kvc file, "
+    ):
+      batch_coding.compress(model, "photos/a.png", name)
+
+  def test_never_replaces_its_input(self, model, here):
+    (here / "photos" / "a.png").rename("photo.kvc")
+    os.symlink("photo.kvc", "link.kvc")
+    before = (here / "photo.kvc").read_bytes()
+    for name in ("photo.kvc", "link.kvc"):
+      with pytest.raises(
+        atomic_files.FileError,
+        match=rf"^{name} would replace photo\.kvc, from which it is made, expected another file; ",
+      ):
+        batch_coding.compress(model, "photo.kvc", name, overwrite=True)
+    assert (here / "photo.kvc").read_bytes() == before
 
   def test_passes_on_what_to_do_with_transparency(self, model, here):
     from PIL import Image
@@ -121,7 +135,7 @@ class TestCompress:
     (here / "out" / "sub").mkdir(parents=True)
     (here / "out" / "sub" / "b.kvc").write_bytes(b"old")
     with pytest.raises(
-      batch_coding.FilesError,
+      atomic_files.FileError,
       match=r"out/sub/b\.kvc exists; give another --output, or --overwrite to re",
     ):
       batch_coding.compress(model, "photos", "out")

@@ -92,3 +92,11 @@ def test_a_psnr_of_raw_frames_is_refused():
 def test_qualities_and_targets_out_of_range_are_refused(given):
   with pytest.raises(OptionsError, match="is out of range, expected"):
     check(CompressOptions("m", "a.png", "out", **given))
+
+
+def test_gaps_are_of_raw_frames_alone():
+  DecompressOptions("kvc", "out.yuv", allow_gaps=True)
+  with pytest.raises(
+    OptionsError, match=r"^found --allow_gaps for out, expected it for a \.yuv or "
+  ):
+    DecompressOptions("kvc", "out", allow_gaps=True)

@@ -32,7 +32,7 @@ ARROWS = {
   "training": ["model_files", "runs"],
   "evaluation": ["khuvcm_tf", "results"],
   "saved_model": ["model_files"],
-  "conversion": ["model_files"],
+  "conversion": ["model_files", "options"],
   "batch_options": ["options", "bitstream", "model_folders"],
   "batch_coding": ["model_files", "saved_model", "rate_control", "batch_options"],
   "program": [],
@@ -41,7 +41,7 @@ ARROWS = {
   "detection": ["khuvcm_tf", "training", "evaluation", "saved_model", "conversion"],
   "bin": ["detection", "batch_coding", "probe", "program"],
 }
-BELOW_ALL = {"errors", "atomic_files", "khuvcm_tf.__version__"}
+BELOW_ALL = {"errors", "atomic_files", "forks", "paths", "khuvcm_tf.__version__"}
 
 
 def _visible(room: str) -> set[str]:

@@ -187,7 +187,7 @@ class TestSave:
     with pytest.raises(
       coding.ModelError,
       match=r"^the model was not converted to integers: integers cost .*% more bits than floats, "
-      r"expected at most -100\.00%; train it longer or on more varied images$",
+      r"expected at most -100\.00%; train it longer, on more varied images, or for a higher rate$",
     ):
       _save(tmp_path / "model", codec, noise)
     assert os.listdir(tmp_path) == []

@@ -6,6 +6,7 @@ import ast
 import builtins
 import dataclasses
 import importlib
+import os
 import pathlib
 import typing
 
@@ -31,11 +32,20 @@ class _Options:
   arguments: dict[str, object] = option({"a": 1}, "Arguments.", flag="argument")
 
 
-def _parsed(*arguments: str) -> _Options:
+@dataclasses.dataclass(frozen=True)
+class _Paths:
+  input: str | None = option(None, "Input.", path="input")
+  models: tuple[str, ...] = option((), "Models.", path="input")
+  output: str | None = option(None, "Output.", path="output")
+  json: str | None = option(None, "File.", path="file")
+  data_dir: str | None = option(None, "Folder or address.", path="url")
+
+
+def _parsed(*arguments: str, cls: type = _Options):
   values = flags.FlagValues()
-  options.define_flags(_Options, values)
+  options.define_flags(cls, values)
   values(["program", *arguments])
-  return options.from_flags(_Options, values)
+  return options.from_flags(cls, values)
 
 
 def test_flags_that_are_not_given_have_the_defaults_of_the_dataclass():
@@ -74,8 +84,8 @@ def test_an_option_that_is_none_has_no_line():
     ("jobs", 0, r"^--jobs=0 is out of range, expected at least 1, at most 64$"),
     ("jobs", 65, r"^--jobs=65 .*at most 64$"),
     ("rate", 0.0, r"^--lambda=0\.0 is out of range, expected above 0$"),
-    ("rate", float("inf"), r"^--lambda=inf "),
-    ("rate", float("nan"), r"^--lambda=nan "),
+    ("rate", float("inf"), r"^--lambda=inf is out of range, expected a finite number, above 0$"),
+    ("rate", float("nan"), r"^--lambda=nan is out of range, expected a finite number, above 0$"),
     ("limit", 1.0, r"^--limit=1\.0 is out of range, expected at least 0, below 1$"),
     ("weights", (1.0, -1.0), r"^--weights=1\.0,-1\.0 is out of range, expected at least 0$"),
   ],
@@ -124,6 +134,69 @@ def test_help_shows_what_absl_does_not():
 
 def test_fixed_options_are_named_by_their_flags_and_have_the_lines_of_their_defaults():
   assert options.fixed_flags(_Options) == {"lambda": ["--lambda=0.5"], "weights": []}
+
+
+def test_flags_of_paths_take_the_home_folder_by_its_sign(monkeypatch, tmp_path):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  given = _parsed("--input=~/a", "--models=~/b,~,c~", "--output=~/d", "--data_dir=~/e", cls=_Paths)
+  home = str(tmp_path)
+  models = (f"{home}/b", home, "c~")
+  assert given == _Paths(f"{home}/a", models, f"{home}/d", data_dir=f"{home}/e")
+
+
+@pytest.mark.parametrize(
+  "argument",
+  ["--input=gs://bucket/a", "--output=s3://b", "--models=a,mine=https://c/d", "--json=file:///e"],
+)
+def test_addresses_are_refused_where_a_path_is_expected(argument):
+  with pytest.raises(OptionsError, match=r"^--\w+=\S+ is an address, expected a path of this mach"):
+    _parsed(argument, cls=_Paths)
+
+
+def test_an_address_is_passed_on_where_it_may_be_one():
+  assert _parsed("--data_dir=gs://tfds-data", cls=_Paths).data_dir == "gs://tfds-data"
+
+
+def test_what_cannot_be_written_is_refused_at_once_and_nothing_is_left(tmp_path):
+  (tmp_path / "file").write_text("mine")
+  for output in ("/proc/none/a", f"{tmp_path}/file/a"):
+    with pytest.raises(
+      OptionsError, match=rf"^--output={output}: cannot be written: \w.*; expected"
+    ):
+      options.check(_Paths(output=output))
+  for json in ("", "/absent/b.json"):
+    with pytest.raises(
+      OptionsError, match=r"^--json=\S* is no file's name in a folder that exists"
+    ):
+      options.check(_Paths(json=f"{tmp_path}{json}"))
+  options.check(_Paths(output=f"{tmp_path}/new/folder", json=f"{tmp_path}/new.json"))
+  options.check(_Paths(output=f"{tmp_path}/file"))
+  assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_output_that_is_an_input_is_refused(tmp_path):
+  (tmp_path / "a.png").write_text("mine")
+  os.symlink("a.png", tmp_path / "link.png")
+  for output in ("a.png", "link.png", "../" + tmp_path.name + "/a.png"):
+    given = _Paths(f"{tmp_path}/a.png", output=f"{tmp_path}/{output}")
+    with pytest.raises(
+      OptionsError, match=r"^--output=\S+ is the file of --input, which it would re"
+    ):
+      options.check(given)
+  options.check(_Paths(str(tmp_path), output=str(tmp_path)))  # Folders hold many files.
+
+
+def test_options_without_effect_are_refused_by_their_flags():
+  options.refuse_given(_Options(images="x", rate=0.5), ("rate", "jobs"), "without effect")
+  with pytest.raises(OptionsError, match="^found --lambda beside --quiet; leave it out$"):
+    options.refuse_given(_Options(rate=0.25), ("jobs", "rate"), "beside --quiet")
+
+
+def test_texts_with_commas_come_back_from_a_flagfile(tmp_path):
+  given = _Paths(models=("a,b", 'c"d', "e"))
+  path = tmp_path / "f.flags"
+  path.write_text("\n".join(options.to_flags(given)))
+  assert _parsed(f"--flagfile={path}", cls=_Paths) == given
 
 
 def test_annotations_are_never_evaluated(monkeypatch):

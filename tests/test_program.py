@@ -120,6 +120,7 @@ def test_wrong_flags_end_in_one_line_and_1(end, arguments, message):
   [
     ("raise Error('found 3,\\n  expected 4')", r"error: found 3, expected 4"),
     ("open('/absent/photo.png')", r"error: /absent/photo\.png: No such file or directory"),
+    ("raise OSError(28, 'No space left on device')", r"error: No space left on device"),
     ("raise MemoryError", r"error: out of memory: no details: give it less at once, .*"),
     (
       "{}['k']",
@@ -149,6 +150,19 @@ def test_running_out_of_memory_in_tensorflow_is_said_in_one_line(end):
   code, _, err = end(body, "--input=x")
   assert code == 1
   assert re.fullmatch(r"double\.py: error: out of memory: OOM when allocating \[9\]: .*\n", err)
+
+
+@pytest.mark.parametrize("kind", ["ResourceExhaustedError", "PermissionDeniedError"])
+def test_what_the_system_refuses_tensorflow_is_told_as_it_is(end, kind):
+  text = {"ResourceExhaustedError": "No space left on device"}.get(kind, "Permission denied")
+  body = f"""
+    import tensorflow as tf
+    text = "{{{{function_node __wrapped}}}} W/step-4.tempstate1; {text} [Op:SaveV2]"
+    raise tf.errors.{kind}(None, None, text)
+  """
+  code, _, err = end(body, "--input=x")
+  assert code == 1
+  assert err == f"double.py: error: W/step-4.tempstate1; {text}\n"
 
 
 def test_an_interrupt_prints_interrupted_and_exits_with_130(start):
@@ -221,6 +235,12 @@ def test_tensors_in_graphs_compare_by_value_where_main_imports_tensorflow(end):
 def test_the_log_level_that_the_user_set_stays(end):
   body = "import os; print(os.environ['TF_CPP_MIN_LOG_LEVEL'])"
   assert end(body, "--input=x", TF_CPP_MIN_LOG_LEVEL="1")[1] == "1\n"
+
+
+def test_names_that_are_not_utf8_are_printed(end):
+  body = "print(INPUT.value)"
+  found = end(body, "--input=caf\udce9", PYTHONIOENCODING="utf-8:strict")
+  assert found == (0, "caf\\udce9\n", "")
 
 
 def test_help_needs_no_tensorflow():

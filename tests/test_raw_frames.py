@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
+import shutil
 import struct
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from khuvcm_tf import batch_coding, bitstream, coding, errors, model_files, saved_model
+from khuvcm_tf import (
+  atomic_files,
+  batch_coding,
+  bitstream,
+  coding,
+  errors,
+  model_files,
+  saved_model,
+)
 from khuvcm_tf.codecs import codec
 from khuvcm_tf.data import frames, image_files
 
@@ -469,7 +479,7 @@ class TestCompressRefuses:
     (here / "kvc").mkdir()
     (here / "kvc" / "clip_00001.kvc").write_bytes(b"old")
     text = r"^kvc/clip_00001\.kvc exists; give another --output, or --overwrite to replace it$"
-    self._refused(here, text, kind=batch_coding.FilesError)
+    self._refused(here, text, kind=atomic_files.FileError)
     assert (here / "kvc" / "clip_00001.kvc").read_bytes() == b"old"
     assert len(_compress(lossless, "clip.y4m", overwrite=True)) == 2
     assert (here / "kvc" / "clip_00001.kvc").read_bytes() == lossless.compress(_frame(seed=1))
@@ -542,10 +552,31 @@ class TestDecompressRefuses:
     assert isinstance(caught.value, errors.Error) and "\n" not in str(caught.value)
     assert {name: _content(coded / name) for name in _tree(coded)} == before
 
+  def test_a_gap_unless_it_is_told_to(self, lossless, coded):
+    for number in (3, 5, 7):
+      shutil.copy("kvc/clip_00001.kvc", f"kvc/clip_0000{number}.kvc")
+    text = (
+      r"^kvc/clip_00002\.kvc is missing, and 2 more frames, expected all frames between the first "
+      r"and the last; give them, or --allow_gaps to join the others$"
+    )
+    self._refused(coded, batch_coding.FilesError, text)
+    batch_coding.decompress_frames(lambda data: lossless, "kvc", "out.y4m", allow_gaps=True)
+    assert frames.open_frames("out.y4m").count == 5
+    os.remove("kvc/clip_00007.kvc")
+    os.remove("kvc/clip_00005.kvc")
+    text = r"^kvc/clip_00002\.kvc is missing, expected all frames"
+    self._refused(coded, batch_coding.FilesError, text, output="b.yuv")
+
+  def test_files_of_other_names_are_no_gap(self, lossless, coded):
+    for name in ("clip_3.kvc", "clip_5.kvc", "b_00004.kvc", "9.kvc"):
+      shutil.copy("kvc/clip_00001.kvc", f"kvc/{name}")
+    batch_coding.decompress_frames(lambda data: lossless, "kvc", "out.y4m")
+    assert frames.open_frames("out.y4m").count == 6
+
   def test_to_replace_a_file_unless_it_is_told_to(self, lossless, coded):
     (coded / "out.y4m").write_bytes(b"old")
     text = r"^out\.y4m exists; give another --output, or --overwrite to replace it$"
-    self._refused(coded, batch_coding.FilesError, text)
+    self._refused(coded, atomic_files.FileError, text)
     batch_coding.decompress_frames(lambda data: lossless, "kvc", "out.y4m", overwrite=True)
     assert frames.open_frames("out.y4m").count == 2
 
@@ -598,14 +629,6 @@ class TestDecompressRefuses:
       )
     assert "frame.kvc holds an RGB or grey image" not in str(caught.value)
     assert not (coded / "o.yuv").exists()
-
-
-def test_the_home_folder_is_taken_by_its_sign(lossless, here, monkeypatch):
-  monkeypatch.setenv("HOME", str(here))
-  (here / "clip.y4m").write_bytes(_GOOD_Y4M)
-  _compress(lossless, "~/clip.y4m", "~/kvc")
-  batch_coding.decompress_frames(lambda data: lossless, "~/kvc", "~/out.y4m")
-  assert frames.open_frames("out.y4m").count == 2
 
 
 def _content(path: pathlib.Path) -> bytes | None:

@@ -16,6 +16,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from khuvcm_tf import (
+  atomic_files,
   batch_coding,
   bitstream,
   coding,
@@ -213,17 +214,23 @@ class TestExport:
     (tmp_path / "empty").mkdir()
 
     def fail(module, folder, **_):
-      os.makedirs(folder)
       raise tf.errors.ResourceExhaustedError(None, None, "No space left on device\nmore")
 
     monkeypatch.setattr(tf.saved_model, "save", fail)
     monkeypatch.setattr(saved_model, "_of_images", lambda _: {})  # Graphs take seconds.
     with pytest.raises(
-      coding.ModelError,
+      atomic_files.FileError,
       match=rf"{tmp_path}/empty was not written: No space left on device; expected a writable",
     ):
       saved_model.export(model, str(tmp_path / "empty"))
     assert os.listdir(tmp_path) == ["empty"] and os.listdir(tmp_path / "empty") == []
+
+
+@pytest.mark.parametrize("name", ["run[1]", "a*b?", "caf\udce9"])
+def test_an_export_of_any_name_is_loaded_again(model, images, tmp_path, name):
+  saved_model.export(model, str(tmp_path / name))
+  exported = saved_model.ExportedModel(str(tmp_path / name))
+  assert exported.compress(images["smallest"]) == model.compress(images["smallest"])
 
 
 class TestExportOfContextModels:
@@ -242,6 +249,14 @@ class TestExportOfContextModels:
 
   def test_runs_in_tensorflow_2_17(self, made, images, tmp_path):
     _checked_in_tensorflow_2_17(*made, images, tmp_path)
+
+  @pytest.mark.parametrize("precision", ["float32", "float64"])
+  def test_keeps_its_precision_and_is_given_none(self, export, precision):
+    with pytest.raises(
+      coding.ModelError,
+      match=rf"^found --precision={precision} for \S+export, an exported model, which keeps the ",
+    ):
+      batch_coding.open_model(str(export), precision)
 
   def test_holds_integers_at_most_once_for_each_signature(self, made):
     model, folder = made

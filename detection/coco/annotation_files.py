@@ -96,7 +96,7 @@ def load(path: str, folder: str, limit: int | None = None) -> Dataset:
   if not any(objects[image["id"]] for image in images):
     raise CocoError(
       f"{path}: the first {len(images)} images have no annotations, expected at least one; "
-      "raise --limit"
+      "take more of them"
     )
   _check_files(path, folder, images)
   return Dataset(
@@ -235,7 +235,7 @@ def _check_files(path: str, folder: str, images: Sequence[dict]) -> None:
   if missing:
     raise CocoError(
       f"{path}: {len(missing)} of {len(images)} images are not in {folder}, expected all; the "
-      f"first: {missing[0]}; give the images' folder as --images"
+      f"first: {missing[0]}; give the images' folder"
     )
   if others:
     raise CocoError(

@@ -11,8 +11,8 @@ from khuvcm_tf.options import option
 class DatasetOptions:
   """The data set: either --annotations with --images, or --dataset."""
 
-  annotations: str | None = option(None, "Annotations in COCO's format, a JSON file.")
-  images: str | None = option(None, "Folder of the images that --annotations names.")
+  annotations: str | None = option(None, "Annotations in COCO's format, a JSON file.", path="input")
+  images: str | None = option(None, "Folder of the images that --annotations names.", path="input")
   dataset: str | None = option(
     None, "A data set of TensorFlow Datasets with boxes, such as coco/2017, or shapes."
   )
@@ -20,7 +20,9 @@ class DatasetOptions:
     "validation", "Split of --dataset, or a part of one, such as 'validation[:10%]'."
   )
   data_dir: str | None = option(
-    None, "Folder of TensorFlow Datasets; default: $TFDS_DATA_DIR or ~/tensorflow_datasets."
+    None,
+    "Folder of TensorFlow Datasets; default: $TFDS_DATA_DIR or ~/tensorflow_datasets.",
+    path="url",
   )
   limit: int | None = option(None, "Take the first images only, this many.", low=1)
 
@@ -30,9 +32,12 @@ class EvaluateDetectorOptions(DatasetOptions):
   """Options of `evaluate_detector`."""
 
   detector: str | None = option(
-    None, "A detector's folder, a training workdir, or a shipped detector's name.", required=True
+    None,
+    "A detector's folder, a training workdir, or a shipped detector's name.",
+    required=True,
+    path="input",
   )
-  output: str | None = option(None, "Folder for the results.", required=True)
+  output: str | None = option(None, "Folder for the results.", required=True, path="output")
   supercategories: bool = option(
     False,
     "Also count with the categories of each of COCO's super-categories, such as vehicle, taken as "
@@ -44,7 +49,9 @@ class EvaluateDetectorOptions(DatasetOptions):
 class GenerateShapesOptions:
   """Options of `generate_shapes`."""
 
-  output: str | None = option(None, "Folder for the images and annotations.", required=True)
+  output: str | None = option(
+    None, "Folder for the images and annotations.", required=True, path="output"
+  )
   split: str = option(
     "validation", "Which images are drawn.", choices=("train", "validation", "test")
   )

@@ -75,14 +75,18 @@ def run_evaluation(
 
   Raises:
     CocoError: detector and data set have no category in common, or no image could be evaluated.
-    FileError: the results cannot be written.
+    FileError: the results cannot be written, or would replace the annotations.
     ValueError: the fingerprint is empty.
   """
   if not fingerprint:
     raise ValueError("`fingerprint` is empty, expected what tells this detector from others")
   ids = match(categories, dataset)
+  stored, *written = (
+    os.path.join(output, name) for name in ("detections.jsonl", "detections.json", "results.json")
+  )
+  atomic_files.check_targets(written, [dataset.name])
   atomic_files.make_folder(output)
-  with DetectionStore(os.path.join(output, "detections.jsonl")) as store:
+  with DetectionStore(stored) as store:
     found, left_out = _detect_all(detect, dataset, store, f"{__version__} {fingerprint}", ids)
   if not found:
     raise CocoError(
@@ -111,8 +115,8 @@ def run_evaluation(
     "notes": notes_,
     "left_out": left_out,
   }
-  atomic_files.write_text(os.path.join(output, "detections.json"), json.dumps(detections))
-  rows.write_json(os.path.join(output, "results.json"), content)
+  atomic_files.write_text(written[0], json.dumps(detections))
+  rows.write_json(written[1], content)
   return Result(metrics, notes_, left_out, len(dataset))
 
 

@@ -10,10 +10,11 @@ import os
 
 import numpy as np
 
-from detection.coco import CocoError, annotation_files, masks, shapes
+from detection.coco import annotation_files, masks, shapes
 from detection.coco.categories import Category
 from detection.coco.dataset import Dataset, Record
 from detection.coco.options import GenerateShapesOptions
+from khuvcm_tf import atomic_files
 from khuvcm_tf.options import check
 
 CATEGORIES = tuple(Category(id_, name) for id_, name in enumerate(shapes.CATEGORIES, 1))
@@ -64,15 +65,13 @@ def generate(options: GenerateShapesOptions) -> str:
 
   Raises:
     OptionsError: an option is missing or out of range.
-    CocoError: the annotations exist and may not be replaced.
     SamplePhotosError: scikit-image is not installed.
-    FileError: a file cannot be written.
+    FileError: the annotations exist and may not be replaced, or a file cannot be written.
   """
   check(options)
   path = os.path.join(options.output, f"{options.split}.json")
   folder = os.path.join(options.output, options.split)
-  if os.path.exists(path) and not options.overwrite:
-    raise CocoError(f"{path} exists; give another --output, or --overwrite to replace it")
+  atomic_files.check_targets([path], overwrite=options.overwrite)
   annotation_files.write(load(options.split, options.count, options.seed), path, folder)
   return f"written: --annotations={path} --images={folder}"
 

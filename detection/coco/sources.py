@@ -5,7 +5,7 @@ from __future__ import annotations
 from detection.coco import annotation_files, tfds_dataset
 from detection.coco.dataset import Dataset
 from detection.coco.options import DatasetOptions
-from khuvcm_tf.options import OptionsError, check
+from khuvcm_tf.options import OptionsError, check, refuse_given
 
 
 def load(options: DatasetOptions) -> Dataset:
@@ -23,6 +23,7 @@ def load(options: DatasetOptions) -> Dataset:
     )
   if options.dataset:
     return tfds_dataset.load(options.dataset, options.split, options.data_dir, options.limit)
+  refuse_given(options, ("split", "data_dir"), "with --annotations, expected it for --dataset")
   for name in ("annotations", "images"):
     if not getattr(options, name):
       raise OptionsError(f"found no --{name}, expected --annotations=FILE.json --images=FOLDER")

@@ -53,7 +53,7 @@ def load(name: str, split: str, data_dir: str | None = None, limit: int | None =
   if not any(record.annotations for record in records):
     raise CocoError(
       f"TFDS data set {name!r}: the {len(records)} images of {split} have no boxes, expected some; "
-      "give another --split or raise --limit"
+      "give another split or more of it"
     )
   return Dataset(f"{name}:{split}", tuple(sorted(found)), tuple(records))
 

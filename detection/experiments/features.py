@@ -37,7 +37,7 @@ class FeatureSource:
 
   def __init__(self, model: Predictor, folder: str | None = None, dtype: str = "float32"):
     self._model, self.dtype = model, dtype if folder else "float32"
-    self._folder = folder and os.path.expanduser(folder)
+    self._folder = folder
     if self._folder:
       atomic_files.make_folder(self._folder)
 

@@ -14,13 +14,19 @@ class ExperimentOptions(DatasetOptions):
   """Detector, data set, and where features and results go."""
 
   detector: str | None = option(
-    None, "A detector's folder, a training workdir, or a shipped detector's name.", required=True
+    None,
+    "A detector's folder, a training workdir, or a shipped detector's name.",
+    required=True,
+    path="input",
   )
-  output: str | None = option(None, "Folder for results, figures and report.", required=True)
+  output: str | None = option(
+    None, "Folder for results, figures and report.", required=True, path="output"
+  )
   features: str | None = option(
     None,
     "Folder that keeps the images' features, so that the trunk runs once for all experiments; "
     "default: of run_experiments and find_key_maps `features` in --output, else none.",
+    path="input",
   )
   features_dtype: str = option(
     "float32", "Type of features that are kept.", choices=("float32", "float16")

@@ -33,7 +33,7 @@ from detection.experiments.options import (
 )
 from detection.experiments.runner import Runner
 from khuvcm_tf import atomic_files
-from khuvcm_tf.options import check
+from khuvcm_tf.options import check, refuse_given
 
 
 class Done(NamedTuple):
@@ -132,7 +132,7 @@ class _Inputs:
 
   def __init__(self, options: ExperimentOptions, experiment: str, keeps_features: bool = False):
     self._options = check(options)
-    self.output = os.path.expanduser(options.output)
+    self.output = options.output
     tables.check_output(self.output, experiment)
     self._dataset = sources.load(options)
     self._model = predictor.load(options.detector)
@@ -141,6 +141,8 @@ class _Inputs:
     folder = options.features
     if folder is None and keeps_features:
       folder = os.path.join(self.output, "features")
+    if folder is None:
+      refuse_given(options, ("features_dtype",), "without --features, expected it for those")
     self._source = FeatureSource(self._model, folder, options.features_dtype)
 
   def runner(self, dataset: Dataset | None = None) -> Runner:

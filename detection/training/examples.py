@@ -6,7 +6,6 @@ unbroken one would have seen.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,7 +19,7 @@ from PIL import Image
 from detection.coco import CocoError, masks
 from detection.coco.dataset import Dataset, Record
 from detection.training.options import DetectorOptions
-from khuvcm_tf import errors
+from khuvcm_tf.data.readable import Readable
 
 _LEAST_SIDE = 2.0  # pixels of a box that is trained on
 _LEAST_VISIBLE = 0.3  # of a box's area, where the square cuts it
@@ -69,7 +68,6 @@ class Examples:
     with_masks: bool,
   ):
     self._options, self._with_masks = options, with_masks
-    self._failures: list[errors.Error] = []
     self._records: list[tuple[Record, dict[int, int]]] = []
     for dataset in datasets:
       classes = {
@@ -85,6 +83,7 @@ class Examples:
         f"no training image has an object of {', '.join(categories[:5])}; expected some; give "
         "--categories that the data has"
       )
+    self._readable = Readable(len(self._records), lambda number: self._records[number][0].read())
     # A random order of the records of each epoch; epochs come one after the other.
     self._order = functools.lru_cache(2)(
       lambda epoch: np.random.default_rng([options.seed, epoch]).permutation(len(self._records))
@@ -101,13 +100,12 @@ class Examples:
   def draw(self, number: int) -> Batch:
     """Returns example `number` of the run, as a batch without its first axis, of NumPy."""
     epoch, position = divmod(number, len(self._records))
-    record, classes = self._records[self._order(epoch)[position]]
+    index, image = self._readable.get(int(self._order(epoch)[position]))
     rng = np.random.default_rng([self._options.seed, 1, number])
-    return self._transformed(record, classes, rng)
+    return self._transformed(*self._records[index], image, rng)
 
-  def _transformed(self, record: Record, classes: dict[int, int], rng) -> Batch:
+  def _transformed(self, record: Record, classes: dict[int, int], image, rng) -> Batch:
     options, side = self._options, self._options.image_side
-    image = record.read()
     fit = side / max(image.shape[:2]) * rng.uniform(options.min_scale, options.max_scale)
     height, width = (max(1, round(each * fit)) for each in image.shape[:2])
     scale = np.array([width / image.shape[1], height / image.shape[0]])
@@ -163,36 +161,16 @@ class Examples:
       return tf.data.Dataset.range(start, start + per_shard)
 
     def draw(number):
-      values = tf.numpy_function(self._draw_or_note, [number], list(types))
+      values = tf.numpy_function(lambda n: tuple(self.draw(int(n))), [number], list(types))
       return Batch(*(tf.ensure_shape(value, shape) for value, shape in zip(values, shapes)))
 
     dataset = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max).flat_map(numbers)
     dataset = dataset.map(draw, num_parallel_calls=2, deterministic=True)
     return dataset.batch(per_shard, drop_remainder=True).prefetch(2)
 
-  def _draw_or_note(self, number: np.int64) -> tuple:
-    try:
-      return tuple(self.draw(int(number)))
-    except errors.Error as error:
-      self._failures.append(error)
-      raise
-
-  @contextlib.contextmanager
   def failures_named(self):
-    """Within, an image that `batches` cannot read ends in an error that names its file.
-
-    Raises:
-      CocoError: in place of TensorFlow's error, whose text is a traceback.
-    """
-    try:
-      yield
-    except tf.errors.OpError:
-      if not self._failures:
-        raise
-      raise CocoError(
-        f"a training image cannot be used: {self._failures[0]}; restore it, or take it out of the "
-        "annotations, and start again"
-      ) from None
+    """Returns a context in which `batches` ends in the error of `Readable` where it must end."""
+    return self._readable.failures_named()
 
 
 def _objects(record: Record) -> list[dict]:

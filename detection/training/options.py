@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from khuvcm_tf.options import OptionsError, option
+from khuvcm_tf.options import OptionsError, option, refuse_given
 from khuvcm_tf.runs.options import RunOptions
 
 
@@ -27,9 +27,12 @@ class DetectorOptions(RunOptions):
     None,
     "Detector whose weights the run starts with, where name and shape agree: a folder, such as "
     "bin/convert_detectron2.py writes it, a workdir, or a shipped name.",
+    path="input",
   )
   trunk_weights: str | None = option(
-    None, "File of weights of NanoDet-g, with which backbone nanodet_g starts."
+    None,
+    "File of weights of NanoDet-g, with which backbone nanodet_g starts.",
+    path="input",
   )
   frozen: tuple[str, ...] = option(
     (),
@@ -38,18 +41,24 @@ class DetectorOptions(RunOptions):
   )
 
   train_annotations: tuple[str, ...] = option(
-    (), "Annotations in COCO's format; several, separated by commas, are trained on together."
+    (),
+    "Annotations in COCO's format; several, separated by commas, are trained on together.",
+    path="input",
   )
-  train_images: tuple[str, ...] = option((), "Folder of the images of each of these, in turn.")
+  train_images: tuple[str, ...] = option(
+    (), "Folder of the images of each of these, in turn.", path="input"
+  )
   train_dataset: str | None = option(
     None, "Data set to train on, in place of files: shapes, or one of TFDS, such as coco/2017."
   )
-  validation_annotations: str | None = option(None, "Annotations to validate on.")
-  validation_images: str | None = option(None, "Folder of their images.")
+  validation_annotations: str | None = option(None, "Annotations to validate on.", path="input")
+  validation_images: str | None = option(None, "Folder of their images.", path="input")
   validation_dataset: str | None = option(None, "Data set to validate on, in place of files.")
   validation_limit: int = option(50, "Validate on at most this many images.", low=1)
   data_dir: str | None = option(
-    None, "Folder of TensorFlow Datasets; default: $TFDS_DATA_DIR or ~/tensorflow_datasets."
+    None,
+    "Folder of TensorFlow Datasets; default: $TFDS_DATA_DIR or ~/tensorflow_datasets.",
+    path="url",
   )
   categories: tuple[str, ...] = option(
     (), "Names of the categories to detect; default: all of the training data.", fixed=True
@@ -95,6 +104,14 @@ class DetectorOptions(RunOptions):
         f"found {'both' if self.validation_dataset else 'none'} of --validation_annotations and "
         "--validation_dataset, expected one of them"
       )
+    if bool(self.validation_annotations) != bool(self.validation_images):
+      raise OptionsError(
+        f"found {'no ' * (not self.validation_images)}--validation_images, expected it with "
+        "--validation_annotations, and with those alone"
+      )
+    if not self.train_dataset and not self.validation_dataset:
+      why = "with annotations, expected it for --train_dataset or --validation_dataset"
+      refuse_given(self, ("data_dir",), why)
     if self.image_side % 64:
       raise OptionsError(
         f"--image_side={self.image_side} is out of range, expected a multiple of 64, the stride "

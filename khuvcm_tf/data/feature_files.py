@@ -11,14 +11,13 @@ bit for bit. float16 takes half the room; a value is then off by 1/2048 of itsel
 from __future__ import annotations
 
 import functools
-import glob
 import os
 from collections.abc import Sequence
 from typing import Callable
 
 import tensorflow as tf
 
-from khuvcm_tf import atomic_files
+from khuvcm_tf import atomic_files, paths
 from khuvcm_tf.data import feature_npz, feature_records
 from khuvcm_tf.data.stored_features import FeatureError, Metadata, StoredFeatures
 from khuvcm_tf.ops.pyramid import LEVELS
@@ -88,7 +87,6 @@ def open_features(path: str, made_by: tuple[str, int] | None = None) -> FeatureS
   Raises:
     FeatureError: there are none, they are damaged, or another detector made them.
   """
-  path = os.path.expanduser(path)
   if os.path.isfile(os.path.join(path, feature_records.INDEX)):
     entries = feature_records.read_index(path)
     metadata = [entry.metadata for entry in entries]
@@ -110,7 +108,7 @@ def npz_files(path: str) -> list[str]:
   """Returns the .npz file, or those of a folder and its subfolders; none where there are none."""
   if not os.path.isdir(path):
     return [path] if os.path.exists(path) else []
-  return glob.glob(os.path.join(glob.escape(path), "**", f"*{feature_npz.SUFFIX}"), recursive=True)
+  return paths.list_files(path, (feature_npz.SUFFIX,)).files
 
 
 def _check_alike(path: str, metadata: Sequence[Metadata], made_by: tuple[str, int]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import glob
 import io
 import os
 import re
@@ -22,7 +21,8 @@ import numpy as np
 from absl import logging
 from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 
-from khuvcm_tf import atomic_files, errors
+from khuvcm_tf import atomic_files, errors, paths
+from khuvcm_tf.data import image_damage
 
 # Pillow takes more formats than these, but for those nobody checked how it treats deep samples.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "GIF")
@@ -66,13 +66,10 @@ def find_images(pattern: str) -> list[str]:
 
 
 def find_files(pattern: str, suffixes: tuple[str, ...], what: str) -> list[str]:
-  """Lists files, sorted by path.
+  """Lists files as `paths.list_files` does, and says how many others there are, and why.
 
   Args:
-    pattern: one file (taken whatever its suffix), a folder (searched with its subfolders), or a
-      glob in which `**` crosses folders. Folders and globs yield the suffixes given, in upper or
-      lower case, and no hidden files.
-    suffixes: in lower case, with their dots.
+    pattern, suffixes: as it takes them.
     what: is looked for, in the words of the error.
 
   Returns:
@@ -81,13 +78,10 @@ def find_files(pattern: str, suffixes: tuple[str, ...], what: str) -> list[str]:
   Raises:
     ImageError: nothing was found.
   """
-  path = os.path.expanduser(pattern)
-  if os.path.isfile(path):
-    return [path]
-  if os.path.isdir(path):
-    path = os.path.join(glob.escape(path), "**", "*")
-  found = glob.glob(path, recursive=True)
-  found = sorted({p for p in found if p.lower().endswith(suffixes) and os.path.isfile(p)})
+  found, left_out = paths.list_files(pattern, suffixes)
+  if left_out:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+    logging.info("%s: left out beside %d %s: %s", pattern, len(found), what, reasons)
   if not found:
     raise ImageError(
       f"{pattern}: no {what} found; expected a file, a folder or a glob of files that end in "
@@ -114,7 +108,7 @@ def read_header(path: str, max_pixels: int = MAX_PIXELS, file: BinaryIO | None =
 
 def read_image(
   path: str,
-  alpha: str = "refuse",
+  alpha: str | None = None,
   max_pixels: int = MAX_PIXELS,
   warn: Callable[..., None] = logging.warning,
   file: BinaryIO | None = None,
@@ -127,8 +121,9 @@ def read_image(
 
   Args:
     path: a PNG, JPEG, WebP, TIFF, BMP, PPM or GIF file with 8 bits per sample (or fewer).
-    alpha: what to do with transparency: "refuse", or the background to put the image on: "white",
-      "black", "#rrggbb" (a grey image on a coloured background becomes RGB).
+    alpha: what to do with transparency: the background to put the image on, "white", "black" or
+      "#rrggbb" (a grey image on a coloured background becomes RGB); "refuse" of programs that have
+      the flag --alpha, which is then named as the remedy; None to refuse without it.
     max_pixels: images of more pixels are refused before they are decoded.
     warn: called with a format and its arguments, as those of `logging.warning`, for each change
       of the colours.
@@ -138,19 +133,23 @@ def read_image(
     uint8 array [H, W, 3], or [H, W, 1] for a grey image; writable.
 
   Raises:
-    ImageError: the file is missing, damaged, animated, too large, transparent while `alpha` is
-      "refuse", or has more than 8 bits per sample.
+    ImageError: the file is missing, damaged, animated, too large, transparent without a background,
+      or has more than 8 bits per sample.
   """
   background = _background(alpha)
-  with _opened(path, max_pixels, file) as (image, _):
-    # Decodes; the image keeps its mode and `info`.
+  with _opened(path, max_pixels, file) as (image, file):
+    image.load()
+    file.seek(0)
+    image_damage.check(image, file.read())
+    # The image keeps its mode and `info`.
     ImageOps.exif_transpose(image, in_place=True)
   with _pillow_is_quiet():
     opacity = _opacity(image)
     if opacity is not None and background is None:
+      remedy = "pass `--alpha=white` (or black, or #rrggbb) to put it on a background"
       raise ImageError(
-        f"{path}: has transparent pixels; expected an opaque image; pass `--alpha=white` (or "
-        "black, or #rrggbb) to put it on a background"
+        f"{path}: has transparent pixels; expected an opaque image; "
+        f"{remedy if alpha else 'put it on a background first'}"
       )
     colour = _to_srgb(image, path, warn)
   if opacity is not None:
@@ -173,12 +172,7 @@ def write_image(path: str, image: np.ndarray) -> None:
     atomic_files.FileError: the file cannot be written.
     ValueError: `image` is of another dtype or shape.
   """
-  suffix = os.path.splitext(path)[1].lower()
-  if suffix not in LOSSLESS:
-    raise ImageError(
-      f"{path}: images are not written as {suffix or 'files without a suffix'!r}; expected a "
-      f"lossless format, one of {', '.join(LOSSLESS)}; choose .png and convert it afterwards"
-    )
+  check_lossless(path)
   image = np.asarray(image)
   if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3) or not image.size:
     raise ValueError(
@@ -186,13 +180,24 @@ def write_image(path: str, image: np.ndarray) -> None:
       "clip and cast it first"
     )
   file = io.BytesIO()
-  Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(file, LOSSLESS[suffix])
+  kind = LOSSLESS[os.path.splitext(path)[1].lower()]
+  Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(file, kind)
   atomic_files.write_bytes(path, file.getvalue())
 
 
-def _background(alpha: str) -> tuple[int, int, int] | None:
-  """Parses `alpha`: None for "refuse", else the background's red, green, blue, 0..255."""
-  if alpha == "refuse":
+def check_lossless(path: str) -> None:
+  """Raises ImageError unless a file's name ends in one of `LOSSLESS`."""
+  suffix = os.path.splitext(path)[1].lower()
+  if suffix not in LOSSLESS:
+    raise ImageError(
+      f"{path}: images are not written as {suffix or 'files without a suffix'!r}; expected a "
+      f"lossless format, one of {', '.join(LOSSLESS)}; choose .png and convert it afterwards"
+    )
+
+
+def _background(alpha: str | None) -> tuple[int, int, int] | None:
+  """Parses `alpha`: None where it refuses, else the background's red, green, blue, 0..255."""
+  if alpha in (None, "refuse"):
     return None
   try:
     return ImageColor.getrgb(alpha)[:3]
@@ -257,16 +262,27 @@ def _opened(
       f"{path}: not an image, or damaged; expected 8-bit PNG, JPEG, WebP, TIFF, BMP, PPM or "
       "GIF; open it in another program to see whether it is whole"
     ) from error
+  except ValueError as error:
+    if "MAX_TEXT" not in str(error):
+      raise _damaged(path, error) from error
+    raise ImageError(
+      f"{path}: {' '.join(str(error).split())}: Pillow's own limit of texts and profiles; expected "
+      "smaller ones; save the image without them"
+    ) from error
   except Image.DecompressionBombError as error:
     raise ImageError(
       f"{path}: has more than {2 * Image.MAX_IMAGE_PIXELS} pixels, Pillow's own limit; expected "
       f"at most {max_pixels}; cut it into parts"
     ) from error
   except Exception as error:  # Pillow's readers raise whatever damage leads them to.
-    reason = " ".join(str(error).split()) or type(error).__name__
-    raise ImageError(
-      f"{path}: damaged or cut short: {reason}; expected a whole image file; fetch it again"
-    ) from error
+    raise _damaged(path, error) from error
+
+
+def _damaged(path: str, error: Exception) -> ImageError:
+  reason = " ".join(str(error).split()) or type(error).__name__
+  return ImageError(
+    f"{path}: damaged or cut short: {reason}; expected a whole image file; fetch it again"
+  )
 
 
 def _has_its_end(image: Image.Image, file: BinaryIO) -> bool:

@@ -12,8 +12,9 @@ of the cache nor the number of threads changes a batch.
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import dataclasses
+import functools
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -24,9 +25,13 @@ from absl import logging
 from khuvcm_tf import errors
 from khuvcm_tf.data import DataError, image_files, tfds_images
 from khuvcm_tf.data.image_cache import ImageCache
+from khuvcm_tf.data.readable import Readable
 
 _HEADER_THREADS = 16  # headers wait for the disk or the network, seldom for the processor
 _HEADERS_AT_ONCE = 256
+# Decoding takes up to 15 bytes for each pixel, those of the result among them, and machines with
+# many cores would take them for as many images.
+_DECODED_AT_ONCE = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +43,6 @@ class TrainingImages:
     decode: number (index into `names`) -> [H, W, channels] of `dtype`; raises errors.Error. Many
       threads call it at once.
     cache: decoded images that are kept; one without room where None.
-    failures: errors of `decode` since the start, which `failures_named` reports.
     channels, dtype: of what `decode` returns.
     flips: whether half of the crops are mirrored, left to right.
   """
@@ -46,16 +50,14 @@ class TrainingImages:
   names: Sequence[str]
   decode: Callable[[int], np.ndarray]
   cache: ImageCache = dataclasses.field(default_factory=lambda: ImageCache(0))
-  failures: list[errors.Error] = dataclasses.field(default_factory=list)
   channels: int = 3
   dtype: str = "uint8"
   flips: bool = True
 
-  def read(self, number: tf.Tensor) -> tf.Tensor:
-    """Returns image `number` (int64 scalar) as a tensor [H, W, channels]."""
-    image = tf.numpy_function(self._read, [number], self.dtype)
-    image.set_shape((None, None, self.channels))
-    return image
+  @functools.cached_property
+  def readable(self) -> Readable[np.ndarray]:
+    """The images that can be decoded, in place of those that cannot."""
+    return Readable(len(self.names), self._cached)
 
   def subset(self, numbers: Sequence[int]) -> TrainingImages:
     """Returns some of the images, in the order of `numbers`, with an empty cache of equal size."""
@@ -65,18 +67,17 @@ class TrainingImages:
       names=[self.names[number] for number in numbers],
       decode=lambda number: self.decode(int(numbers[number])),
       cache=ImageCache(self.cache.max_bytes),
-      failures=[],
     )
 
-  def _read(self, number: np.int64) -> np.ndarray:
-    number = int(number)
+  @functools.cached_property
+  def _room(self) -> threading.Semaphore:
+    return threading.Semaphore(_DECODED_AT_ONCE)
+
+  def _cached(self, number: int) -> np.ndarray:
     image = self.cache.get(number)
     if image is None:
-      try:
+      with self._room:
         image = self.decode(number)
-      except errors.Error as error:
-        self.failures.append(error)
-        raise
       self.cache.add(number, image)
     return image
 
@@ -84,24 +85,6 @@ class TrainingImages:
 def from_arrays(names: Sequence[str], arrays: Sequence[np.ndarray]) -> TrainingImages:
   """Returns decoded uint8 [H, W, 3] images of any sizes as images to train on."""
   return TrainingImages(list(names), arrays.__getitem__)
-
-
-@contextlib.contextmanager
-def failures_named(images: TrainingImages):
-  """Within, an image that cannot be decoded ends the run with an error that names its file.
-
-  Raises:
-    DataError: in place of TensorFlow's error, whose text is a traceback.
-  """
-  try:
-    yield
-  except tf.errors.OpError:
-    if not images.failures:
-      raise
-    raise DataError(
-      f"a training image is damaged or has changed since the start: {images.failures[0]}; restore "
-      "or remove it and start again"
-    ) from None
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
@@ -116,7 +99,7 @@ def load(pattern: str, crop_size: int, cache_bytes: int) -> TrainingImages:
   not settle whether they can be read: images with an alpha channel, files without their end, and
   formats that do not mark it (TIFF, BMP, PPM, GIF). Broken images are named and left out; those
   with a side below `crop_size` are left out with a count. Damage in the middle of a file shows
-  when the image is drawn (`failures_named`).
+  when the image is drawn, and leads to the next one (`Readable`).
 
   Args:
     pattern: a folder, a glob or a file.
@@ -260,16 +243,18 @@ def held_out(images: TrainingImages, most: int) -> tuple[TrainingImages, list[np
   """Sets every twentieth image (at least one, at most `most`) aside for validation.
 
   Returns:
-    Images without them (with all, where there is but one), and them.
+    Images without them (with all, where there is but one), and those of them that can be decoded.
 
   Raises:
-    errors.Error: one of them cannot be decoded.
+    DataError: none of them can be decoded.
   """
   count = len(images.names)
   aside = np.arange(0, count, 20)[:most]
   kept = np.setdiff1d(np.arange(count), aside)
   rest = images.subset(kept if len(kept) else aside)
-  return rest, [images.decode(int(number)) for number in aside]
+  of_aside = images.subset(aside).readable
+  found = dict(of_aside.get(number) for number in range(len(aside)))
+  return rest, list(found.values())
 
 
 def training_batches(
@@ -298,24 +283,27 @@ def training_batches(
     tf.data.Dataset of [batch_size / count, crop_size, crop_size, channels].
   """
   count = len(images.names)
+  least, span = np.float32(min_resize_scale), np.float32(1.0 - min_resize_scale)
+
+  def cut(index, draws):
+    """Cuts out what the crop needs; whole images are never copied into tensors."""
+    _, image = images.readable.get(int(index))
+    sides = np.array(image.shape[:2])
+    scale = np.maximum(least + span * draws[0], np.float32(crop_size) / np.float32(sides.min()))
+    side = min(int(np.ceil(np.float32(crop_size) / scale)), int(sides.min()))
+    top, left = (draws[1:3] * (sides - side + 1).astype(np.float32)).astype(np.int64)
+    return np.ascontiguousarray(image[top : top + side, left : left + side])
 
   def crop(n):
     epoch = n // count
     index = tf.random.experimental.index_shuffle(
       n % count, tf.cast([seed, epoch], tf.int64), count - 1
     )
-    image = images.read(index)
     draws = tf.random.stateless_uniform([4], tf.cast([seed, n], tf.int64))
-    short = tf.reduce_min(tf.shape(image)[:2])
-    scale = tf.maximum(
-      min_resize_scale + (1.0 - min_resize_scale) * draws[0], crop_size / tf.cast(short, tf.float32)
-    )
-    # Only what the crop needs is scaled.
-    side = tf.minimum(tf.cast(tf.math.ceil(crop_size / scale), tf.int32), short)
-    room = tf.cast(tf.shape(image)[:2] - side + 1, tf.float32)
-    corner = tf.cast(draws[1:3] * room, tf.int32)
-    image = image[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
-    image = tf.cond(side == crop_size, lambda: image, lambda: _shrink(image, crop_size))
+    image = tf.numpy_function(cut, [index, draws], images.dtype)
+    image.set_shape((None, None, images.channels))
+    is_cut = tf.shape(image)[0] == crop_size
+    image = tf.cond(is_cut, lambda: image, lambda: _shrink(image, crop_size))
     if images.flips:
       image = tf.cond(draws[3] < 0.5, lambda: image[:, ::-1], lambda: image)
     return tf.ensure_shape(image, (crop_size, crop_size, images.channels))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from khuvcm_tf import bitstream, coding, errors, model_files, model_folders
+from khuvcm_tf import bitstream, coding, errors, model_files, model_folders, paths
 from khuvcm_tf.evaluation import anchors
 
 
@@ -176,9 +176,9 @@ def model_coders(texts: Sequence[str], precision: str) -> list[tuple[str, dict[s
   """
   curves = []
   for text in joined_qualities(texts):
-    name, paths = _named_paths(text)
-    own = [coder for path in paths for coder in coders_at(path, precision)]
-    coders = {_label(coder, is_alone=len(paths) == 1): coder for coder in own}
+    name, of_curve = _named_paths(text)
+    own = [coder for path in of_curve for coder in coders_at(path, precision)]
+    coders = {_label(coder, is_alone=len(of_curve) == 1): coder for coder in own}
     if len(coders) < len(own):
       raise CoderError(f"{text} names models of the same name; expected different folders' names")
     curves.append((name or _basename(own[0].path), coders))
@@ -225,8 +225,29 @@ def anchor_coders(anchor: anchors.Anchor) -> dict[str, Coder]:
 def _named_paths(text: str) -> tuple[str, list[str]]:
   """Returns the name, "" where there is none, and the paths of NAME=PATH1:PATH2."""
   has_name = "=" in text and not _is_model(_split(text)[0])
-  name, paths = text.split("=", 1) if has_name else ("", text)
-  return name, paths.split(":")
+  name, text = text.split("=", 1) if has_name else ("", text)
+  return name, [paths.expanded(path) for path in _paths(text)]
+
+
+def _paths(text: str) -> list[str]:
+  """Splits at colons, but for those in the path of a model.
+
+  Example:
+    >>> _paths("W1:W2@10")
+    ['W1', 'W2@10']
+  """
+  parts, found = text.split(":"), []
+  while parts:
+    count = next(n for n in range(len(parts), 0, -1) if n == 1 or _is_whole(":".join(parts[:n])))
+    found.append(":".join(parts[:count]))
+    parts = parts[count:]
+  return found
+
+
+def _is_whole(text: str) -> bool:
+  """Returns whether all colons of PATH@10 are those of a model's path."""
+  path, _ = _split(text)
+  return path.count(":") == text.count(":") and _is_model(path)
 
 
 def _split(text: str) -> tuple[str, list[str]]:

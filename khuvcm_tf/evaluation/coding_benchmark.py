@@ -510,13 +510,6 @@ def write_json(path: str, measured: Sequence[Measured]) -> None:
   atomic_files.write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def check_writable(path: str) -> None:
-  """Raises BenchmarkError where no file can be written: better before minutes of measuring."""
-  folder = os.path.dirname(os.path.abspath(path))
-  if os.path.isdir(path) or not os.access(folder, os.W_OK):
-    raise BenchmarkError(f"{path}: cannot be written; expected a file's name in a writable folder")
-
-
 def machine() -> str:
   """Returns processor, cores and versions on one line."""
   processor = platform.machine()

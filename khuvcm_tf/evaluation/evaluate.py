@@ -14,13 +14,13 @@ import math
 import os
 import tempfile
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import numpy as np
 import tqdm
 from absl import logging
 
-from khuvcm_tf import errors
+from khuvcm_tf import atomic_files, errors
 from khuvcm_tf.data import image_files
 from khuvcm_tf.evaluation import anchors, coders, images
 from khuvcm_tf.evaluation.options import EvaluateOptions
@@ -47,6 +47,8 @@ class Evaluation(NamedTuple):
 def run(options: EvaluateOptions) -> Evaluation:
   """Evaluates a model and writes `results.csv` and `results.json`.
 
+  Until these are there, `results.part.jsonl` has a line for each row, also of a run that was ended.
+
   Args:
     options: the model, the images, and how they are evaluated.
 
@@ -67,12 +69,20 @@ def run(options: EvaluateOptions) -> Evaluation:
   at_qualities = coders.coders_at(options.model, options.precision)
   at_qualities[0].load()  # now, as a damaged model is no reason to leave images out
   os.makedirs(options.output, exist_ok=True)
-  with tempfile.TemporaryDirectory() as temporary:
+  part = os.path.join(options.output, "results.part.jsonl")
+  with tempfile.TemporaryDirectory() as temporary, atomic_files.kept_lines(part) as keep:
     folder = os.path.join(options.output, "files") if options.keep_files else temporary
-    evaluation = evaluate(at_qualities, paths, folder, options.alpha, options.anchors)
+    evaluation = evaluate(at_qualities, paths, folder, options.alpha, options.anchors, keep)
+    _write(options, at_qualities[0], evaluation, len(paths))
+  return evaluation
+
+
+def _write(
+  options: EvaluateOptions, coder: coders.ModelCoder, evaluation: Evaluation, count: int
+) -> None:
   if not evaluation.rows:
     raise EvaluationError(
-      f"none of {len(paths)} images was evaluated, expected at least one; the first: "
+      f"none of {count} images was evaluated, expected at least one; the first: "
       f"{evaluation.left_out[0]['reason']}"
     )
   means, counts = _means(evaluation.rows)
@@ -82,9 +92,9 @@ def run(options: EvaluateOptions) -> Evaluation:
   )
   content = {
     "model": options.model,
-    "fingerprint": at_qualities[0].fingerprint,
+    "fingerprint": coder.fingerprint,
     "precision": options.precision,
-    "description": at_qualities[0].description,
+    "description": coder.description,
     **provenance.describe(),
     "mean": means if len(means) > 1 else means[0],
     "images_in_mean": counts if len(counts) > 1 else counts[0],
@@ -92,7 +102,6 @@ def run(options: EvaluateOptions) -> Evaluation:
     "left_out": evaluation.left_out,
   }
   rows.write_json(os.path.join(options.output, "results.json"), content)
-  return evaluation
 
 
 def evaluate(
@@ -101,6 +110,7 @@ def evaluate(
   folder: str,
   alpha: str = "refuse",
   anchor_names: Sequence[str] = (),
+  keep: Callable[[rows.Row], None] = lambda row: None,
 ) -> Evaluation:
   """Evaluates coders on image files.
 
@@ -111,6 +121,7 @@ def evaluate(
       exist.
     alpha: what is done with transparency (`image_files.read_image`).
     anchor_names: of `ANCHORS`.
+    keep: called with each row as soon as it is measured.
 
   Returns:
     A row at each quality for each image that could be read and coded.
@@ -129,7 +140,9 @@ def evaluate(
     file = os.path.join(folder, f"q{coder.quality:g}" if has_quality else "", name + coder.suffix)
     row, _ = images.code(coder, image, file)
     psnrs = {f"psnr_{a}": _anchor_psnr(a, image, row["bytes"]) for a in anchor_names}
-    return {"name": name, **({"quality": coder.quality} if has_quality else {}), **row, **psnrs}
+    found = {"name": name, **({"quality": coder.quality} if has_quality else {}), **row, **psnrs}
+    keep(rows.to_json(found))
+    return found
 
   bar = tqdm.tqdm(paths, unit="image", disable=True if len(paths) == 1 else None)
   for path, name in zip(bar, images.names(paths)):

@@ -102,13 +102,19 @@ def attempt(
 
   Returns:
     (result, ""); or, where the image cannot be read or coded, (None, the reason), which is logged.
+
+  Raises:
+    atomic_files.NoRoomError: of the next image nothing could be written either.
   """
   try:
     return function(*arguments), ""
-  except (errors.Error, OSError) as error:
-    text = str(error)
-  except (MemoryError, tf.errors.ResourceExhaustedError) as error:
-    text = f"out of memory: {error}"
+  except atomic_files.NoRoomError:
+    raise
+  except (errors.Error, OSError, MemoryError, tf.errors.OpError) as error:
+    text = errors.known_text(error)
+    if text is None and not isinstance(error, OSError):
+      raise
+    text = text or str(error)  # of an encoder's own OSError
   reason = prefix + (text if path in text else f"{path}: {text}")
   with tqdm.tqdm.external_write_mode(sys.stderr):
     logging.warning("left out: %s", reason)

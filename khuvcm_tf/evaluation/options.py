@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from khuvcm_tf import model_folders
-from khuvcm_tf.options import option
+from khuvcm_tf.options import option, refuse_given
 
 _MODEL = "A shipped model's name, a training workdir or a model's folder"
 
@@ -14,8 +14,8 @@ _MODEL = "A shipped model's name, a training workdir or a model's folder"
 class _ImageOptions:
   """What all evaluations on a set of images share."""
 
-  images: str | None = option(None, "Image, folder or quoted glob.", required=True)
-  output: str | None = option(None, "Folder for the results.", required=True)
+  images: str | None = option(None, "Image, folder or quoted glob.", required=True, path="input")
+  output: str | None = option(None, "Folder for the results.", required=True, path="output")
   precision: str = option(
     "float32",
     "Precision of models' transforms. float64 takes twice the time and gives the same figures on "
@@ -36,6 +36,7 @@ class EvaluateOptions(_ImageOptions):
     model_folders.DEFAULT,
     f"{_MODEL}; of several rates, also at qualities of 0 to 100: NAME@30 or NAME@30,50,80. Without "
     "any, the model's default quality.",
+    path="input",
   )
   anchors: tuple[str, ...] = option(
     (), "Add the PSNR of these encoders at the same bytes: jpeg, webp or both."
@@ -53,7 +54,9 @@ class RateDistortionOptions(_ImageOptions):
     (),
     f"Each: {_MODEL}, or NAME=W1:W2:... for the rate points of one curve. A model of several rates "
     "draws a curve by itself from the qualities of 0 to 100 behind its @: NAME@10,30,50,70,90 or "
-    "NAME=W@30,60; without any it is one point, at its default quality.",
+    "NAME=W@30,60; without any it is one point, at its default quality. What has a comma in its "
+    "path stands in double quotes.",
+    path="input",
   )
   anchors: tuple[str, ...] = option(
     (),
@@ -73,10 +76,49 @@ class RateDistortionOptions(_ImageOptions):
   )
   shown: int = option(4, "Number of images that the report shows, the first ones.", low=0)
 
+  def __post_init__(self):
+    if not self.models:
+      refuse_given(self, ("precision",), "without --models, expected it for those")
+
 
 @dataclasses.dataclass(frozen=True)
 class DemoOptions:
   """Options of the demonstration."""
 
-  model: str = option(model_folders.DEFAULT, f"{_MODEL}.")
-  output: str | None = option(None, "Folder for the files and images.", required=True)
+  model: str = option(model_folders.DEFAULT, f"{_MODEL}.", path="input")
+  output: str | None = option(
+    None, "Folder for the files and images.", required=True, path="output"
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class CodingBenchmarkOptions:
+  """Options of `coding_benchmark`."""
+
+  codecs: tuple[str, ...] = option(("mbt2018", "cheng2020"), "Codecs with a context model.")
+  image: str | None = option(
+    None,
+    "A photo, cropped or mirrored at its right and lower edges to each size; default: "
+    "scikit-image's coffee.",
+    path="input",
+  )
+  sizes: tuple[str, ...] = option(("768x512", "1920x1080"), "WIDTHxHEIGHT of the images.")
+  num_filters: int | None = option(None, "Instead of the papers' numbers, for a quick try.", low=2)
+  repeats: int = option(5, "Runs of each stage after its first; the fastest counts.", low=1)
+  json: str | None = option(None, "File for the seconds, ratios and peaks.", path="file")
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformBenchmarkOptions:
+  """Options of `transform_benchmark`."""
+
+  codecs: tuple[str, ...] = option(
+    ("mbt2018", "ycbcr444", "luma_chroma420", "cross_component"), "Codecs by name."
+  )
+  activations: tuple[str, ...] = option(("gdn", "prelu"), "Activations of the transforms.")
+  size: str = option("768x512", "WIDTHxHEIGHT of the image.")
+  num_filters: int | None = option(None, "Instead of the papers' numbers, for a quick try.", low=2)
+  latent_depth: int | None = option(None, "Instead of the papers' numbers, for a quick try.", low=1)
+  repeats: int = option(5, "Runs of each transform after its first; the fastest counts.", low=1)
+  count_operations: bool = option(False, "Count the multiplications of the transforms too.")
+  json: str | None = option(None, "File for seconds and multiplications.", path="file")

@@ -45,10 +45,11 @@ class Options:
     ("mbt2018_mean", RANDOM),
     f"Models as bin/compress.py takes them; {RANDOM} is an mbt2018 of the paper's lower rates "
     "(N = 128, M = 192) with random weights, built in a minute.",
+    path="input",
   )
-  image: str | None = option(None, "Image to code; by default a photo of 768x512.")
+  image: str | None = option(None, "Image to code; by default a photo of 768x512.", path="input")
   repeats: int = option(3, "Rounds; the median of each program counts.", low=1)
-  json: str | None = option(None, "File for the seconds.")
+  json: str | None = option(None, "File for the seconds.", path="file")
 
 
 class Seconds(NamedTuple):

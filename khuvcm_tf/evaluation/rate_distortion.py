@@ -53,6 +53,7 @@ class Comparison(NamedTuple):
   metadata: dict[str, object]  # where the results come from, and names of the images
   codecs: dict[str, dict]  # by name, as `_describe` returns them
   rows: list[rows.Row]  # codec, rate_point and image, then `images.COLUMNS`
+  not_compared: list[str]  # images that not all codecs coded: in rows, but in nothing below
   means: list[rows.Row]  # codec, rate_point and images (their number), then the same columns
   bd_rate: dict[str, object]  # {"anchor": codec, "metrics": {metric: `bjontegaard.bd_rates`}}
   published: dict[str, dict]  # curves to draw beside, by name
@@ -67,24 +68,40 @@ def run(options: RateDistortionOptions) -> Comparison:
 
   Raises:
     OptionsError: an option is out of range.
-    ComparisonError: there is nothing to compare, or a name is unknown or given twice.
+    ComparisonError: there is nothing to compare, a name is unknown or given twice, or no image was
+      coded by all codecs.
     coders.CoderError, anchors.AnchorError, coding.ModelError: there is no such model or anchor.
     image_files.ImageError: there are no images.
     atomic_files.FileError: results cannot be written.
   """
   check(options)
-  inside = os.path.realpath(options.output) + os.sep
+  # Without what an earlier run wrote, and this one would replace.
+  output = os.path.realpath(options.output)
+  own = tuple(os.path.join(output, name, "") for name in ("files", "images", "plots"))
   found = image_files.find_images(options.images)
-  # Without what an earlier run wrote.
-  paths = [path for path in found if not os.path.realpath(path).startswith(inside)] or found
+  paths = [path for path in found if not os.path.realpath(path).startswith(own)]
+  if not paths:
+    raise ComparisonError(
+      f"{options.images}: all {len(found)} images are files of an earlier run in {options.output}, "
+      "which would be replaced, expected others; give another --output"
+    )
   codecs, left_out = _codecs(options)
   published = _published(options.published)
   os.makedirs(options.output, exist_ok=True)
   names = _names(paths)
-  all_rows, descriptions, failures = _measure(options, codecs, paths, names)
+  all_rows, failures = _measure(options, codecs, paths, names)
   left_out += failures
   if not all_rows:
     raise ComparisonError(f"nothing was coded, expected at least one file; {left_out[0]['reason']}")
+  compared, not_compared = rows.common(all_rows, "image", "codec", "rate_point")
+  if not compared:
+    raise ComparisonError(
+      f"none of {len(paths)} images was coded by all codecs at all rate points, expected at least "
+      f"one to compare them by; {left_out[0]['reason']}; leave a codec out, or give other images"
+    )
+  descriptions = {codec: _describe(codec, own, compared) for codec, own in codecs.items()}
+  for row in all_rows:
+    del row["conversion_psnr"]
   # The first anchor, or the first codec where there is none.
   kinds = {codec: description["kind"] for codec, description in descriptions.items()}
   anchor = options.bd_anchor or min(kinds, key=lambda codec: kinds[codec] != "anchor")
@@ -93,8 +110,9 @@ def run(options: RateDistortionOptions) -> Comparison:
     metadata={**provenance.describe(), **more},
     codecs=descriptions,
     rows=all_rows,
-    means=_means(all_rows),
-    bd_rate={"anchor": anchor, "metrics": bd_rates(all_rows, anchor)},
+    not_compared=not_compared,
+    means=_means(compared),
+    bd_rate={"anchor": anchor, "metrics": bd_rates(compared, anchor)},
     published=published,
     left_out=left_out,
   )
@@ -104,7 +122,7 @@ def run(options: RateDistortionOptions) -> Comparison:
 
 
 def bd_rates(all_rows: Sequence[rows.Row], anchor: str) -> dict[str, dict]:
-  """Returns BD-rates of all codecs against one, by metric.
+  """Returns BD-rates of all codecs, of which each has rows of the same images, by metric.
 
   A curve's points are the means of bpp and of dB over the images; similarities are turned to dB
   image by image. Images without a value (`nan`) are left out.
@@ -131,7 +149,19 @@ def table(comparison: Comparison) -> str:
   for name, rate in comparison.bd_rate["metrics"]["psnr_rgb"].items():
     value = rate["error"] if "error" in rate else f"{rate['value']:+.1f} %"
     text.append(f"BD-rate (PSNR RGB) of {name} against {anchor}: {value}")
+  if comparison.not_compared:
+    text.append(not_compared_text(comparison))
   return "\n".join(text)
+
+
+def not_compared_text(comparison: Comparison) -> str:
+  """Returns which images are in no mean and no BD-rate, and why."""
+  names = comparison.not_compared
+  count = len({row["image"] for row in comparison.rows})
+  return (
+    f"means and BD-rates are over {count - len(names)} of {count} images: not all codecs coded "
+    f"{', '.join(names)}"
+  )
 
 
 def check_complete(comparison: Comparison) -> None:
@@ -155,13 +185,12 @@ def _measure(
   codecs: Mapping[str, Coders],
   paths: Sequence[str],
   names: Sequence[str],
-) -> tuple[list[rows.Row], dict[str, dict], list[dict[str, str]]]:
-  """Returns rows, descriptions of the codecs, and images that are left out."""
-  all_rows, descriptions, left_out = [], {}, []
+) -> tuple[list[rows.Row], list[dict[str, str]]]:
+  """Returns rows, with a column conversion_psnr beside theirs, and images that are left out."""
+  all_rows, left_out = [], []
   count = len(paths) * sum(map(len, codecs.values()))
   with tqdm.tqdm(total=count, unit="file", disable=None) as bar:
     for codec, own in codecs.items():
-      conversion_psnrs = []
       for rate_point, coder in own.items():
         point = _RatePoint(options, codec, rate_point, coder)
         with futures.ThreadPoolExecutor(options.jobs) as pool:
@@ -171,11 +200,9 @@ def _measure(
             if row is None:
               left_out.append({"image": name, "reason": reason})
             else:
-              conversion_psnrs.append(row.pop("conversion_psnr"))
               all_rows.append({"codec": codec, "rate_point": rate_point, "image": name, **row})
         coder.unload()
-      descriptions[codec] = _describe(own, conversion_psnrs)
-  return all_rows, descriptions, left_out
+  return all_rows, left_out
 
 
 class _RatePoint:
@@ -263,10 +290,11 @@ def _codecs(options: RateDistortionOptions) -> tuple[dict[str, Coders], list[dic
   return dict(found), left_out
 
 
-def _describe(own: Coders, conversion_psnrs: Sequence[float]) -> dict[str, object]:
-  """Returns what is the same for all images; PSNRs in dB."""
+def _describe(codec: str, own: Coders, compared: Sequence[rows.Row]) -> dict[str, object]:
+  """Returns what is the same for all images, and the PSNR of the conversion over them, dB."""
   first = next(iter(own.values()))
-  finite = [psnr for psnr in conversion_psnrs if math.isfinite(psnr)]
+  psnrs = (row["conversion_psnr"] for row in compared if row["codec"] == codec)
+  finite = [psnr for psnr in psnrs if math.isfinite(psnr)]
   return {
     "kind": first.kind,
     "rate_points": {rate_point: coder.notes for rate_point, coder in own.items()},

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 
 from khuvcm_tf.evaluation import images, metrics
-from khuvcm_tf.evaluation.rate_distortion import Comparison
+from khuvcm_tf.evaluation.rate_distortion import Comparison, not_compared_text
 from khuvcm_tf.results import curves, figures, report, rows, viewer
 from khuvcm_tf.results.report import Markup, Section, escape
 from khuvcm_tf.results.rows import Quantity
@@ -58,10 +58,10 @@ def write(comparison: Comparison, folder: str) -> str:
   codecs, images_ = report.count(len(comparison.codecs), "codec"), report.count(num_images, "image")
   view = report.curves(
     *(_RATE, _METRICS, drawn, _WINDOWS, ("Codec", "Rate point", "Images")),
-    hint="Each point is the mean over all images at one rate point. MS-SSIM is shown in dB, "
+    hint="Each point is the mean over the images at one rate point. MS-SSIM is shown in dB, "
     "−10 log₁₀(1 − MS-SSIM), averaged in dB over the images.",
   )
-  notes = _incomplete(comparison.means, num_images) + _published_notes(comparison.published)
+  notes = _not_compared(comparison) + _published_notes(comparison.published)
   path = os.path.join(folder, "report.html")
   report.write(
     path,
@@ -90,7 +90,8 @@ def _curves(comparison: Comparison) -> list[curves.Curve]:
   dB of the mean.
   """
   points: dict[str, list[curves.Point]] = {}
-  own = rows.grouped(comparison.rows, "codec", "rate_point")
+  compared = [row for row in comparison.rows if row["image"] not in comparison.not_compared]
+  own = rows.grouped(compared, "codec", "rate_point")
   for mean in comparison.means:
     values = {name: mean[name] for name in metrics.METRICS}
     for name in _IN_DB:
@@ -158,19 +159,11 @@ def _left_out(items: Sequence[dict[str, str]]) -> str:
   )
 
 
-def _incomplete(means: Sequence[rows.Row], num_images: int) -> str:
-  """Warns of means over fewer images than others, which are of other images."""
-  counts: dict[str, set[int]] = {}
-  for mean in means:
-    if mean["images"] < num_images:
-      counts.setdefault(mean["codec"], set()).add(mean["images"])
-  if not counts:
+def _not_compared(comparison: Comparison) -> str:
+  """Warns of images that are in no mean, as codecs are compared by the same images."""
+  if not comparison.not_compared:
     return ""
-  names = ", ".join(f"{name} ({', '.join(map(str, sorted(n)))})" for name, n in counts.items())
-  return (
-    f'<p class="note"><span class="warn">Means over fewer than the {num_images} images</span>, and '
-    f"so not comparable with the others: {escape(names)}.</p>"
-  )
+  return f'<p class="note warn">{escape(not_compared_text(comparison))}.</p>'
 
 
 def _published_notes(published: dict[str, dict]) -> str:

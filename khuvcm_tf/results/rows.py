@@ -56,6 +56,28 @@ def grouped(rows: Sequence[Row], *columns: str) -> dict[tuple, list[Row]]:
   return groups
 
 
+def common(rows: Sequence[Row], item: str, *columns: str) -> tuple[list[Row], list]:
+  """Returns the rows to compare groups by: those of the items that every group has.
+
+  Args:
+    rows: of all groups.
+    item: column of what each group should have one row of, such as "image".
+    columns: whose values make a group.
+
+  Returns:
+    (rows, the items that some group lacks, in their order).
+
+  Example:
+    >>> rows = [{"codec": c, "image": i} for c, i in (("jpeg", 1), ("jpeg", 2), ("webp", 1))]
+    >>> common(rows, "image", "codec")
+    ([{'codec': 'jpeg', 'image': 1}, {'codec': 'webp', 'image': 1}], [2])
+  """
+  of_groups = [{row[item] for row in own} for own in grouped(rows, *columns).values()]
+  items = list(dict.fromkeys(row[item] for row in rows))
+  lacked = [each for each in items if not all(each in own for own in of_groups)]
+  return [row for row in rows if row[item] not in lacked], lacked
+
+
 def write_csv(path: str, rows: Sequence[Row]) -> None:
   """Writes rows as CSV; nan becomes an empty cell, infinity `inf`."""
   file = io.StringIO()

@@ -6,6 +6,7 @@ import os
 
 import tensorflow as tf
 
+from khuvcm_tf import paths
 from khuvcm_tf.runs import RunError, schedules
 from khuvcm_tf.runs.task import Task
 
@@ -73,7 +74,7 @@ class Checkpoints:
 
 
 def _folder(workdir: str) -> str:
-  return os.path.join(workdir, "checkpoints")
+  return os.path.join(paths.for_tensorflow(workdir), "checkpoints")
 
 
 def _manager(checkpoint: tf.train.Checkpoint, folder: str, kept: int):
@@ -91,7 +92,8 @@ def _restore(checkpoint: tf.train.Checkpoint, folder: str) -> str | None:
     checkpoint.restore(path).assert_existing_objects_matched()
   except (AssertionError, ValueError, tf.errors.OpError) as error:
     raise RunError(
-      f"{path} does not fit this run: found other variables than expected, or damage "
-      f"({str(error).strip().splitlines()[0]}); give the flags in flags.txt, or another --workdir"
+      f"{os.path.realpath(path)} does not fit this run: found other variables than expected, or "
+      f"damage ({str(error).strip().splitlines()[0]}); give the flags in flags.txt, or another "
+      "--workdir"
     ) from error
   return path

@@ -9,6 +9,7 @@ from typing import Callable
 import tensorflow as tf
 from absl import logging
 
+from khuvcm_tf import paths
 from khuvcm_tf.runs import (
   RunError,
   callbacks,
@@ -67,7 +68,8 @@ def train(options: RunOptions, create_task: Callable[[], Task]) -> str | None:
 
 def _fit(options, process, task, schedule, kept):
   """Runs Keras `fit` from the step reached to the last."""
-  first_step, logdir = kept.step, os.path.join(options.workdir, "logs")
+  first_step = kept.step
+  logdir = os.path.join(paths.for_tensorflow(options.workdir), "logs")
   steps = options.max_steps - first_step
   dataset = distribution.distribute(
     task.model.distribute_strategy,

@@ -16,7 +16,9 @@ class RunOptions:
     options.OptionsError: a value is missing or out of range.
   """
 
-  workdir: str = option(None, "Folder of the run; created if it does not exist.", required=True)
+  workdir: str = option(
+    None, "Folder of the run; created if it does not exist.", required=True, path="output"
+  )
   max_steps: int = option(1_000_000, "Number of steps of the run.", low=1)
   batch_size: int = option(8, "Examples in a step, over all devices and workers.", low=1)
   optimizer: str = option(

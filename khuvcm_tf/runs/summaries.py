@@ -45,7 +45,7 @@ class SummaryWriter:
   def text(self, name: str, content: str):
     """Shows Markdown."""
     with self._writer.as_default(step=self._first_step):
-      tf.summary.text(name, content)
+      tf.summary.text(name, content.encode("utf-8", "backslashreplace"))
 
   def scalars(self, step: int, values: dict[str, float]):
     """Adds a point to each curve, by name."""

@@ -37,9 +37,12 @@ class CodecOptions(RunOptions):
     None,
     "Model (as --model of other programs) whose weights the run starts with, where name and shape "
     "agree.",
+    path="input",
   )
 
-  train_images: str | None = option(None, "Folder, glob or file of the training images.")
+  train_images: str | None = option(
+    None, "Folder, glob or file of the training images.", path="input"
+  )
   train_tfds: str | None = option(
     None,
     "TFDS data set with a feature `image` to train on, in place of --train_images: NAME or "
@@ -63,6 +66,7 @@ class CodecOptions(RunOptions):
     None,
     "Folder, glob or file of the validation images. Without it, every twentieth training image is "
     "held out.",
+    path="input",
   )
   eval_tfds: str | None = option(
     None,
@@ -70,7 +74,12 @@ class CodecOptions(RunOptions):
     "SPLIT, its split validation or else test.",
   )
   validation_limit: int = option(16, "Validate on at most this many images.", low=1)
-  cache_gib: float = option(4.0, "Memory for decoded training images, in GiB.", low=0)
+  cache_gib: float = option(
+    4.0,
+    "Memory for decoded training images that are kept, in GiB. Up to eight more are decoded at "
+    "once, which takes 15 bytes for each of their pixels.",
+    low=0,
+  )
   crop_size: int = option(256, "Side of a training crop, in pixels.", low=1)
   min_resize_scale: float = option(
     1.0,

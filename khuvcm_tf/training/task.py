@@ -86,7 +86,7 @@ class CodecTask(task_lib.Task):
     return tf.data.Dataset.zip((images, draws))
 
   def failures_named(self):
-    return pipeline.failures_named(self._inputs.training)
+    return self._inputs.training.readable.failures_named()
 
   def validate(self, step, writer):
     """Returns the means of the metrics over whole images; shows some of them, and latents.

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from khuvcm_tf import atomic_files, errors
 from khuvcm_tf.data import image_files
@@ -142,6 +142,9 @@ def test_opaque_alpha_is_dropped_silently(folder, array, caplog):
 def test_transparency_is_refused_with_the_remedy(folder):
   _save("a.png", _transparent(_COLOUR, 254))
   with pytest.raises(ImageError, match=r"^a\.png: has transparent pixels; .*--alpha=white"):
+    image_files.read_image("a.png", "refuse")
+  # Of a program without that flag:
+  with pytest.raises(ImageError, match=r"an opaque image; put it on a background first$"):
     image_files.read_image("a.png")
 
 
@@ -417,6 +420,25 @@ def test_a_glob_yields_images_only_and_a_file_itself(folder):
   assert image_files.find_images("b[1]") == ["b[1]/3.png"]
   assert image_files.find_images("b[1]/3.png") == ["b[1]/3.png"]
   assert image_files.find_images("list.txt") == ["list.txt"]
+
+
+def test_what_is_no_image_is_counted(folder, caplog):
+  caplog.set_level("INFO")
+  for name in ("a.png", "b.jpe", "clip.y4m", "notes"):
+    (folder / name).touch()
+  image_files.find_images(str(folder))
+  assert caplog.messages == [
+    f"{folder}: left out beside 1 images: 1 of .jpe, 1 of .y4m, 1 of no suffix"
+  ]
+
+
+def test_a_text_beyond_pillows_limit_is_not_told_as_damage(folder):
+  texts = PngImagePlugin.PngInfo()
+  texts.add_text("notes", "x" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
+  Image.new("L", (4, 4)).save("a.png", pnginfo=texts)
+  message = r"^a\.png: Decompressed data too large .*: Pillow's own limit of texts and profiles; "
+  with pytest.raises(ImageError, match=message):
+    image_files.read_image("a.png")
 
 
 @pytest.mark.parametrize("pattern", ["*.png", "none", "."])

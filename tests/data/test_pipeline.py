@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import re
+import threading
+from concurrent import futures
 
 import numpy as np
 import pytest
@@ -275,54 +278,83 @@ def test_images_that_fit_into_the_cache_are_decoded_once(folder, monkeypatch):
     paths.clear()
     images = pipeline.load(str(folder), 32, fit * one + 1)
     for number in list(range(5)) * 8:
-      images.read(tf.constant(number, tf.int64))
+      images.readable.get(number)[1]
     assert len(paths) == most and images.cache.held_bytes == fit * one
-
-
-def test_damage_in_the_middle_of_a_file_ends_the_run_with_its_name(folder):
-  path = folder / "0.png"
-  data = bytearray(path.read_bytes())
-  data[len(data) // 2] ^= 255
-  path.write_bytes(data)
-  images = pipeline.load(str(path), 32, 2**30)
-  message = rf"^a training image is damaged or has changed since the start: {path}: damaged"
-  with pytest.raises(pipeline.DataError, match=message), pipeline.failures_named(images):
-    _batches(images, 1)
-  with pytest.raises(image_files.ImageError, match=rf"^{path}: damaged"):
-    pipeline.held_out(images, 1)
 
 
 @pytest.mark.parametrize(
   "spoil, message",
   [
-    (lambda path: os.truncate(path, 50), r"\.png: damaged or cut short"),
-    (os.remove, r"\.png: .*[Nn]o such file"),
+    (lambda path: os.truncate(path, 50), "damaged or cut short"),
+    (os.remove, "No such file"),
     (
       lambda path: image_files.write_image(path, np.zeros((20, 48, 3), np.uint8)),
-      r"\.png: has sides \(20, 48\), expected at least 32",
+      r"has sides \(20, 48\), expected at least 32",
     ),
   ],
   ids=["damaged", "removed", "smaller"],
 )
-def test_an_image_that_changes_after_the_start_is_named(folder, spoil, message):
+def test_an_image_that_breaks_after_the_start_is_named_once_and_the_next_is_drawn(
+  folder, caplog, spoil, message
+):
   images = pipeline.load(str(folder), 32, 0)
-  images, _ = pipeline.held_out(images, 1)
-  for name in images.names:
+  for name in images.names[3:]:
     spoil(name)
+  for _ in range(2):
+    drawn = [int(images.readable.get(number)[1][0, 0, 0]) for number in range(5)]
+    assert drawn == [0, 1, 2, 0, 0]
+  for count, name in enumerate(images.names[3:], 1):
+    pattern = rf"skipped, as number {count} of 5 training images: {name}: .*{message}"
+    assert len(re.findall(pattern, caplog.text)) == 1
+
+
+def test_batches_with_a_broken_image_are_the_same_at_each_start(folder):
+  data = bytearray((folder / "2.png").read_bytes())
+  data[len(data) // 2] ^= 255
+  (folder / "2.png").write_bytes(data)
+  images = [pipeline.load(str(folder), 32, 2**20) for _ in range(2)]
+  assert len(images[0].names) == 5
+  unbroken = _batches(images[0], 6)
+  np.testing.assert_array_equal(_batches(images[1], 3, first_step=3), unbroken[3:])
+  assert (unbroken[..., 0] != 2).all()
+  assert list(images[0].readable.failures) == [2]
+
+
+def test_where_no_image_can_be_read_any_more_the_run_ends_with_the_first(folder):
+  images = pipeline.load(str(folder), 32, 0)
+  for name in images.names:
+    os.remove(name)
   with (
     pytest.raises(
       pipeline.DataError,
-      match=r"^a training image is damaged or has changed since the start: "
-      rf"[^\n]*({message})[^\n]*; restore or remove it and start again$",
+      match=r"^none of 5 training images can be read, expected some; the first: \S+\.png: "
+      r"[^\n]*No such file[^\n]*; restore them and start again$",
     ),
-    pipeline.failures_named(images),
+    images.readable.failures_named(),
   ):
     _batches(images, 1)
 
 
+def test_images_held_out_are_those_that_can_be_decoded(caplog):
+  arrays = _arrays(41)
+
+  def decode(number):
+    if number in broken:
+      raise pipeline.DataError(f"{number} is broken")
+    return arrays[number]
+
+  images, broken = pipeline.TrainingImages([str(i) for i in range(41)], decode), {20}
+  rest, found = pipeline.held_out(images, 16)
+  assert len(rest.names) == 38 and [int(image[0, 0, 0]) for image in found] == [0, 40]
+  assert "20 is broken" in caplog.text
+  broken |= {0, 40}
+  with pytest.raises(pipeline.DataError, match="^none of 3 training images can be read, "):
+    pipeline.held_out(images, 16)
+
+
 def test_other_errors_of_tensorflow_keep_their_text():
   with pytest.raises(tf.errors.UnavailableError, match="away"):
-    with pipeline.failures_named(_training_images(1)):
+    with _training_images(1).readable.failures_named():
       raise tf.errors.UnavailableError(None, None, "away")
 
 
@@ -335,7 +367,7 @@ def test_every_twentieth_image_is_held_out_up_to_a_limit(number, most, aside):
   assert [int(image[0, 0, 0]) for image in validation] == aside
   kept = [i for i in range(number) if i not in aside] or [0]
   assert rest.names == [f"{i}.png" for i in kept]
-  places = [int(rest.read(tf.constant(i, tf.int64))[0, 0, 0]) for i in range(len(kept))]
+  places = [int(rest.readable.get(i)[1][0, 0, 0]) for i in range(len(kept))]
   assert places == kept
 
 
@@ -432,3 +464,25 @@ def test_parts_of_a_split_are_those_of_tfds(tfds):
   for number in range(3):
     np.testing.assert_array_equal(part.decode(number), whole.decode(number + 2))
   assert len(part.names) == 3
+
+
+def test_few_images_are_decoded_at_once():
+  """Decoding takes several times the memory of what it returns."""
+  lock, now, most, arrays = threading.Lock(), [], [], _arrays(1)
+  full = threading.Event()
+
+  def decode(number):
+    with lock:
+      now.append(number)
+      most.append(len(now))
+    if len(most) >= 8:
+      full.set()
+    full.wait(60)
+    with lock:
+      now.remove(number)
+    return arrays[0]
+
+  images = pipeline.TrainingImages([str(i) for i in range(32)], decode)
+  with futures.ThreadPoolExecutor(32) as pool:
+    list(pool.map(images.readable.get, range(32)))
+  assert max(most) == 8 and len(most) == 32

@@ -182,7 +182,8 @@ class TestDetect:
       _detect(input="photos")
     first, second = capsys.readouterr().err.splitlines()
     assert re.match(r"failed: photos/broken\.jpg: not an image, or damaged; expected", first)
-    assert second == "failed: large.png: out of memory: of the stand-in"
+    remedy = "give it less at once, or more memory"
+    assert second == f"failed: large.png: out of memory: of the stand-in: {remedy}"
     assert [each["file_name"] for each in _images()] == ["a.png", "b.png", "sub/a.png"]
     content = json.loads((here / "out" / "detections.json").read_text())
     assert [each["file_name"] for each in content["left_out"]] == ["broken.jpg", "large.png"]
@@ -201,12 +202,12 @@ class TestDetect:
   def test_nothing_that_exists_is_replaced_unless_asked_for(self, detector, here):
     _detect(input="photos/a.png")
     with pytest.raises(
-      PhotoError, match=r"^out/detections\.json exists; give another --output, or"
+      atomic_files.FileError, match=r"^out/detections\.json exists; give another --output, or"
     ):
       _detect(input="photos/a.png")
     (here / "out" / "detections.json").unlink()
     with pytest.raises(
-      PhotoError, match=r"^out/a\.png exists; give another --output, or --overwri"
+      atomic_files.FileError, match=r"^out/a\.png exists; give another --output, or --overwri"
     ):
       _detect(input="photos/a.png")
     _detect(input="photos/a.png", overwrite=True)
@@ -229,7 +230,7 @@ class TestDetect:
       PhotoError, match=r"^file is a file, expected a folder for detections\.json"
     ):
       _detect("file", input="photos")
-    with pytest.raises(atomic_files.FileError, match=r"^file/out: cannot be made: Not a directory"):
+    with pytest.raises(OptionsError, match=r"^--output=file/out: cannot be written: Not a direc"):
       _detect("file/out", input="photos")
     (here / "out" / "b.png").mkdir(parents=True)
     with pytest.raises(
@@ -309,6 +310,13 @@ def test_options_say_what_does_not_go_together():
     DetectOptions(detector="D", output="out")
   with pytest.raises(OptionsError, match=r"^found --max_side with --features, which are of a size"):
     DetectOptions(detector="D", output="out", features="f", max_side=3)
+  with pytest.raises(OptionsError, match=r"^found --alpha with --features, expected it for photos"):
+    DetectOptions(detector="D", output="out", features="f", alpha="white")
+  with pytest.raises(
+    OptionsError, match=r"^found --input with --features and --nodraw, expected it"
+  ):
+    DetectOptions(detector="D", output="out", features="f", input="i", draw=False)
+  DetectOptions(detector="D", output="out", features="f", input="i", alpha="white")
 
 
 class TestExtract:

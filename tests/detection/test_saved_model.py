@@ -15,11 +15,11 @@ import tensorflow as tf
 from detection import postprocessing, saved_model
 from detection.config import Config
 from detection.detector import Detector
-from detection.detector_files import DetectorError
 from detection.fpn import FPN
 from detection.predictor import Predictor
 from detection.resnet import ResNet
 from khuvcm_tf import atomic_files
+from khuvcm_tf.model_folders import ModelError
 from khuvcm_tf.ops.pyramid import LEVELS
 
 _CATEGORIES = ("cat", "dog", "cup")
@@ -154,7 +154,7 @@ def test_an_export_describes_itself(folder, predictor):
 def test_a_folder_in_use_and_a_file_are_refused(predictor, tmp_path):
   (tmp_path / "notes.txt").write_text("mine")
   for folder in (tmp_path, tmp_path / "notes.txt"):
-    with pytest.raises(DetectorError, match=rf"^{folder} exists and is not empty; give a new --o"):
+    with pytest.raises(ModelError, match=rf"^{folder} exists and is not empty; give a new --o"):
       saved_model.export(predictor, str(folder))
   assert os.listdir(tmp_path) == ["notes.txt"]
 

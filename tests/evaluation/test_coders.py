@@ -101,6 +101,20 @@ def test_an_existing_path_may_have_an_at_in_its_name(several_rates, tmp_path):
   assert coders.joined_qualities([str(path), "30"]) == [str(path), "30"]
 
 
+def test_an_existing_path_may_have_colons_and_commas_in_its_name(several_rates, tmp_path):
+  path = tmp_path / "2024-05-01_12:30:00"
+  path.symlink_to(several_rates)
+  assert _named(f"a={path}", f"{path}@50") == {"a": {"q40": 40}, path.name: {"q50": 50}}
+  assert _named(f"c={several_rates}@10:{path}@10,30:{ONE_RATE}")["c"] == {
+    **{"tiny-q10": 10, "2024-05-01_12_30_00-q10": 10, "2024-05-01_12_30_00-q30": 30},
+    **{"model": None},
+  }
+  values = flags.FlagValues()
+  options.define_flags(RateDistortionOptions, values)
+  values(["program", "--images=i", "--output=o", '--models="a=x,y",b'])
+  assert options.from_flags(RateDistortionOptions, values).models == ("a=x,y", "b")
+
+
 def test_shipped_models_and_workdirs_have_qualities_too(several_rates, tmp_path, monkeypatch):
   (tmp_path / "work").mkdir()
   (tmp_path / "work" / "model").symlink_to(several_rates)

@@ -314,3 +314,32 @@ def test_names_differ_and_end_the_paths(paths):
   names = images.names(paths)
   assert len(set(names)) == len(paths)
   assert all(os.path.splitext(p)[0].endswith(n) or p.endswith(n) for n, p in zip(names, paths))
+
+
+def test_a_name_that_is_not_utf8_is_evaluated_as_any_other(known, photos, tmp_path):
+  name = os.fsdecode(b"caf\xe9.png")
+  image_files.write_image(str(tmp_path / "photos" / name), np.full((20, 30, 3), 7, np.uint8))
+  options = EvaluateOptions(str(tmp_path / "photos"), str(tmp_path / "out"), keep_files=True)
+  found = evaluate.run(options)
+  assert found.left_out == [] and len(found.rows) == 4
+  content = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
+  assert "caf\udce9" in [row["name"] for row in content["images"]]
+  assert (tmp_path / "out" / "files" / "caf\udce9.zlib").is_file()
+
+
+def test_rows_are_kept_as_they_come(known, photos, tmp_path, monkeypatch):
+  code, kept = images.code, tmp_path / "out" / "results.part.jsonl"
+  seen = []
+
+  def coded(*arguments):
+    seen.append(kept.read_text().count("\n"))
+    if len(seen) == 3:
+      raise atomic_files.NoRoomError("full")
+    return code(*arguments)
+
+  monkeypatch.setattr(images, "code", coded)
+  with pytest.raises(atomic_files.NoRoomError, match="^full$"):
+    evaluate.run(EvaluateOptions(str(tmp_path / "photos"), str(tmp_path / "out")))
+  assert seen == [0, 1, 2]
+  rows = list(map(json.loads, kept.read_text().splitlines()))
+  assert [row["bytes"] > 0 for row in rows] == [True, True]

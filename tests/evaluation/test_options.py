@@ -60,3 +60,11 @@ def test_values_out_of_range_are_refused():
 @pytest.mark.parametrize("cls", [DemoOptions, EvaluateOptions])
 def test_the_model_is_the_default_of_all_programs_where_none_is_given(cls):
   assert cls(output="o").model == model_folders.DEFAULT
+
+
+def test_a_precision_without_models_is_refused():
+  with pytest.raises(
+    options.OptionsError, match="^found --precision without --models, expected it"
+  ):
+    RateDistortionOptions("i", "o", precision="float64", anchors=("jpeg",))
+  RateDistortionOptions("i", "o", precision="float64", models=("m",))

@@ -462,6 +462,15 @@ def test_output_within_the_images_folder_is_no_image(stub, compare, photos):
   assert second.metadata["images"] == first.metadata["images"]
 
 
+def test_files_of_an_earlier_run_are_never_replaced_as_images(stub, compare, tmp_path):
+  compare("out", models=("s4",), shown=3)
+  kept = str(tmp_path / "out" / "images" / "s4")
+  options = RateDistortionOptions(kept, str(tmp_path / "out"), models=("s4",))
+  with pytest.raises(rate_distortion.ComparisonError) as found:
+    rate_distortion.run(options)
+  _one_line(found, r"images/s4: all 3 images are files of an earlier run in \S+out, which would be")
+
+
 def test_decoded_images_of_the_first_ones_are_kept(stub, compare, photos, tmp_path):
   compare(models=("s16",), shown=1)
   folder = tmp_path / "out" / "images"
@@ -511,6 +520,40 @@ def test_an_image_that_a_coder_refuses_is_left_out_and_tried_again(stub, compare
       ("z", f"s4 at s4, {photos / 'z.png'}: cannot code 66")
     ]
   assert set(stub.calls.values()) == {1}
+
+
+def test_codecs_are_compared_by_the_images_that_all_of_them_coded(
+  stub, compare, photos, monkeypatch
+):
+  monkeypatch.setattr(rate_distortion.anchors, "create", _few)
+  curves = {"models": ("ours=s64:s16:s4",), "anchors": ("jpeg",)}
+  same = compare(**curves)
+  noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+  noise[0, 0, 0] = 66  # which the stub refuses
+  image_files.write_image(str(photos / "z.png"), noise)
+  more = compare(**curves)
+  assert [row["codec"] for row in more.rows if row["image"] == "z"] == ["jpeg"] * len(QUALITIES)
+  assert more.not_compared == ["z"] and same.not_compared == []
+  assert more.bd_rate == same.bd_rate
+  assert more.codecs["jpeg"]["conversion_psnr"] == same.codecs["jpeg"]["conversion_psnr"]
+  untimed = [
+    [{k: v for k, v in mean.items() if not k.endswith("_s")} for mean in each.means]
+    for each in (more, same)
+  ]
+  assert untimed[0] == untimed[1]
+  assert rate_distortion.table(more).endswith(
+    "\nmeans and BD-rates are over 3 of 4 images: not all codecs coded z"
+  )
+
+
+def test_codecs_without_an_image_in_common_are_one_line(stub, compare, photos, monkeypatch):
+  monkeypatch.setattr(rate_distortion.anchors, "create", _few)
+  for path in photos.rglob("*.png"):
+    image_files.write_image(str(path), np.full((8, 8, 3), 66, np.uint8))
+  image_files.write_image(str(photos / "tall.png"), np.full((70000, 1, 3), 5, np.uint8))
+  with pytest.raises(rate_distortion.ComparisonError) as found:
+    compare(models=("s4",), anchors=("jpeg",))
+  _one_line(found, r"^none of 4 images was coded by all codecs at all rate points, expected at le")
 
 
 def test_nothing_coded_is_one_line(stub, compare, photos):

@@ -57,7 +57,7 @@ def _comparison(**changes):
         **{"date": "2026-01-02T03:04:05+00:00", "commit": "0123456789abcdef+", "command": EVIL},
         **{"machine": {"cpu": "a processor"}, "images": list(IMAGES), "jobs": 3},
       },
-      **{"codecs": codecs, "rows": found, "means": means},
+      **{"codecs": codecs, "rows": found, "not_compared": [], "means": means},
       "bd_rate": {"anchor": "jpeg", "metrics": rates},
       "published": {"VTM": {**published, "ms_ssim": [0.99, 0.9]}},
       "left_out": [{"codec": "jxl", "reason": f"no encoder {EVIL}"}],
@@ -185,13 +185,10 @@ def test_sections_without_content_say_so(tmp_path):
   assert "left out:" not in page.text and "Published curves" not in page.text
 
 
-def test_means_over_fewer_images_than_others_are_marked(tmp_path, page):
-  assert "Means over fewer" not in page.text
-  means = _comparison().means
-  for mean, count in zip(means[:3], (1, 1, 0)):
-    mean["images"] = count
-  text = _page(tmp_path, means=means).text
-  assert "Means over fewer than the 2 images" in text and "jpeg (0, 1)" in text
+def test_images_that_are_in_no_mean_are_named(tmp_path, page):
+  assert "are over" not in page.text
+  text = _page(tmp_path, not_compared=["one"]).text
+  assert "means and BD-rates are over 1 of 2 images: not all codecs coded one." in text
 
 
 def test_many_omissions_are_folded(tmp_path):

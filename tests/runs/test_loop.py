@@ -147,3 +147,19 @@ def test_falling_and_noisy_losses_have_not_diverged():
 def test_losses_and_gradients_that_are_not_finite_or_leap_have_diverged(losses, norms, message):
   with pytest.raises(callbacks.Diverged, match=message):
     _guard(losses, norms)
+
+
+@pytest.mark.parametrize("name", ["run[lambda=0.01]", "a*b?", "back\\slash", "caf\udce9"])
+def test_a_workdir_of_any_name_is_resumed_and_keeps_three_checkpoints(line, tmp_path, caplog, name):
+  caplog.set_level(logging.INFO)
+  for steps in (4, 20):
+    options = line.make_options(workdir=str(tmp_path / name), max_steps=steps, checkpoint_steps=4)
+    task = line.LineTask(options)
+    task.finalize = str  # The fixture's writes a file by TensorFlow, which takes no name but UTF-8.
+    loop.train(options, lambda task=task: task)
+  assert "resumes after step 4 of 20" in caplog.text
+  kept = sorted(path.name for path in (tmp_path / name / "checkpoints").iterdir())
+  assert [each for each in kept if each.endswith(".index")] == [
+    f"step-{step}.index" for step in (12, 16, 20)
+  ]
+  assert len(list((tmp_path / name / "logs").iterdir())) == 4

@@ -223,7 +223,7 @@ def test_a_tfds_data_set_is_validated_on_and_all_other_images_trained_on(
   np.testing.assert_array_equal(validation, kept[:expected])
 
 
-def test_an_image_that_breaks_during_the_run_is_named(toy, photos, tmp_path, monkeypatch):
+def test_images_that_all_break_during_the_run_end_it(toy, photos, tmp_path, monkeypatch):
   options = toy.make_options(
     workdir=str(tmp_path / "w"), train_images=photos, max_steps=10, cache_gib=0.0
   )
@@ -238,7 +238,7 @@ def test_an_image_that_breaks_during_the_run_is_named(toy, photos, tmp_path, mon
   monkeypatch.setattr(pipeline, "load", load_and_break)
   with pytest.raises(
     pipeline.DataError,
-    match=r"^a training image is damaged or has changed since the start: \S+\.png: [^\n]*; ",
+    match=r"^none of 5 training images can be read, expected some; the first: \S+\.png: [^\n]*; ",
   ):
     task.train(options)
 

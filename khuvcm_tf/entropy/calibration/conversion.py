@@ -25,7 +25,7 @@ _ESCAPE_BITS = 32.0
 
 
 class Conversion(NamedTuple):
-  """An integer model, and what integers cost: its bits over those of floats, minus 1."""
+  """An integer model, and what integers cost: its further bits as a share of those of floats."""
 
   model: IntegerEntropyModel
   loss: float
@@ -37,6 +37,7 @@ def convert(
   latents: Sequence[np.ndarray],
   max_loss: float,
   qualities: int = 1,
+  least_bits: float = 0.0,
 ) -> Conversion:
   """Converts a trained entropy model to integers.
 
@@ -46,6 +47,8 @@ def convert(
     max_loss: the greatest acceptable relative loss of bits.
     qualities: of how many qualities the latents are, as many of each, one after the other. The
       loss is that of the quality where it is the greatest.
+    least_bits: of the latents of a quality, of which the loss is a share where floats take fewer:
+      a table gives no symbol more than 1 - 2^-16, which is much of next to nothing.
 
   Raises:
     ValueError: the loss is greater at any bit width.
@@ -54,17 +57,17 @@ def convert(
 
 
 @convert.register
-def _(floats: factorized_model.FactorizedModel, latents, max_loss, qualities=1):
+def _(floats: factorized_model.FactorizedModel, latents, max_loss, qualities=1, least_bits=0.0):
   medians = tables.fixed_point_medians(floats.prior)
   model = IntegerFactorized(medians, tables.assemble(tables.z_alphabets(floats.prior, medians)))
   float_bits = [for_rate(floats.element_bits(y)[1]["y"]) for y in latents]
-  loss = conversion_loss(model, latents, latents, float_bits, qualities)
+  loss = conversion_loss(model, latents, latents, float_bits, qualities, least_bits)
   networks.check_loss(loss, max_loss)
   return Conversion(model, loss)
 
 
 @convert.register
-def _(floats: hyperprior.Hyperprior, latents, max_loss, qualities=1):
+def _(floats: hyperprior.Hyperprior, latents, max_loss, qualities=1, least_bits=0.0):
   medians, z, z_hat = rounded_side_information(floats, latents)
   cdf_tables = tables.assemble(
     tables.z_alphabets(floats.prior, medians) + tables.gaussian_alphabets()
@@ -87,7 +90,7 @@ def _(floats: hyperprior.Hyperprior, latents, max_loss, qualities=1):
   return Conversion(
     *networks.search_bit_widths(
       build,
-      lambda model: conversion_loss(model, latents, z, float_bits, qualities),
+      lambda model: conversion_loss(model, latents, z, float_bits, qualities, least_bits),
       list(itertools.product((9, 10), repeat=len(layers) - 1)),
       max_loss,
     )
@@ -95,7 +98,7 @@ def _(floats: hyperprior.Hyperprior, latents, max_loss, qualities=1):
 
 
 @convert.register
-def _(floats: context.ContextModel, latents, max_loss, qualities=1):
+def _(floats: context.ContextModel, latents, max_loss, qualities=1, least_bits=0.0):
   medians, z, z_hat = rounded_side_information(floats, latents)
   cdf_tables = tables.assemble(tables.z_alphabets(floats.prior, medians))
   mixtures = MixtureCoder(tables.mixture_tables(), floats.num_mixtures)
@@ -151,7 +154,7 @@ def _(floats: context.ContextModel, latents, max_loss, qualities=1):
   return Conversion(
     *networks.search_bit_widths(
       build,
-      lambda model: conversion_loss(model, latents, z, float_bits, qualities),
+      lambda model: conversion_loss(model, latents, z, float_bits, qualities, least_bits),
       [(width,) * (len(hyper) - 1) + parameter_bits for width in (9, 10)],
       max_loss,
     )
@@ -190,10 +193,12 @@ def conversion_loss(
   side_information,
   float_bits: Sequence[float],
   qualities: int,
+  least_bits: float = 0.0,
 ) -> float:
   """Returns by how much the integer model's bits exceed the float model's, as a share of them.
 
-  Of several qualities it is the greatest share.
+  Of several qualities it is the greatest share; where floats take fewer bits than `least_bits`, it
+  is a share of those.
   """
   signature = [
     tf.TensorSpec((1, None, None, each[0].shape[-1]), each[0].dtype)
@@ -205,4 +210,4 @@ def conversion_loss(
   ]
   sums = (np.reshape(each, [qualities, -1]).sum(axis=1) for each in (bits, float_bits))
   of_integers, of_floats = sums
-  return float(np.max(of_integers / of_floats)) - 1.0
+  return float(np.max((of_integers - of_floats) / np.maximum(of_floats, least_bits)))

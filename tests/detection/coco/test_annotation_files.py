@@ -142,7 +142,7 @@ def test_images_of_another_size_are_counted(content, write):
 def test_images_without_any_objects_are_refused(content, write):
   content["images"].reverse()
   path, folder = write(content)
-  with pytest.raises(CocoError, match="first 1 images have no annotations, .* raise --limit"):
+  with pytest.raises(CocoError, match="first 1 images have no annotations, .* take more of them$"):
     annotation_files.load(path, folder, limit=1)
 
 

@@ -74,3 +74,11 @@ def test_options_must_name_one_data_set(options, message):
 def test_options_import_nothing_that_is_slow():
   code = "import sys, detection.coco.options; print({'tensorflow', 'numpy'} & set(sys.modules))"
   assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
+
+
+@pytest.mark.parametrize("given", [{"split": "train"}, {"data_dir": "d"}])
+def test_options_of_a_data_set_are_refused_with_annotations(given):
+  (name,) = given
+  message = f"^found --{name} with --annotations, expected it for --dataset; leave it out$"
+  with pytest.raises(OptionsError, match=message):
+    sources.load(DatasetOptions(annotations="a.json", images="i", **given))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -176,6 +177,14 @@ def test_no_category_in_common_is_an_error(evaluate, dataset):
   )
   with pytest.raises(CocoError, match=message):
     evaluate(_Perfect(dataset), categories=tuple("abcdefg"))
+
+
+def test_annotations_are_never_replaced_by_results(evaluate, dataset, tmp_path):
+  named = dataclasses.replace(dataset, name=str(tmp_path / "out" / "detections.json"))
+  with pytest.raises(
+    FileError, match=r"detections\.json would replace \S+detections\.json, from wh"
+  ):
+    evaluate(_Perfect(named), named)
 
 
 def test_an_output_that_is_a_file_is_told(evaluate, dataset, tmp_path):

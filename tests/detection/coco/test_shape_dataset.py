@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from detection.coco import CocoError, annotation_files, evaluation, masks, shape_dataset, shapes
+from detection.coco import annotation_files, evaluation, masks, shape_dataset, shapes
 from detection.coco.options import GenerateShapesOptions
 from khuvcm_tf.atomic_files import FileError
 
@@ -59,7 +59,7 @@ def test_files_are_replaced_only_on_request(tmp_path):
   options = {"output": str(tmp_path), "split": "test", "count": 1}
   shape_dataset.generate(GenerateShapesOptions(**options))
   message = "test.json exists; give another --output, or --overwrite to replace it"
-  with pytest.raises(CocoError, match=message):
+  with pytest.raises(FileError, match=message):
     shape_dataset.generate(GenerateShapesOptions(**options))
   shape_dataset.generate(GenerateShapesOptions(**{**options, "count": 2}, overwrite=True))
   assert len(annotation_files.load(str(tmp_path / "test.json"), str(tmp_path / "test"))) == 2

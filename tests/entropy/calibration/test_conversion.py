@@ -43,6 +43,18 @@ class TestConvert:
     with pytest.raises(ValueError, match=r"^integers cost .* more bits than floats, .* -50.00%$"):
       calibration.convert(floats, latents, -0.5)
 
+  def test_what_is_next_to_nothing_is_a_share_of_a_floor(self, floats):
+    latents = [factorized_models.drawn(floats, seed) for seed in range(2)]
+    loss = calibration.convert(floats, latents, 0.01).loss
+    medians = floats.prior.medians().numpy()
+    bits = sum(
+      float(np.minimum(floats.prior.bits(np.rint(y - medians) + medians), 32).sum(dtype=np.float64))
+      for y in latents
+    )
+    for factor in (0.5, 4.0):  # of the bits, which the floor is below, or above
+      found = calibration.convert(floats, latents, 0.01, least_bits=factor * bits).loss
+      assert found == pytest.approx(loss / max(factor, 1.0), rel=1e-3)
+
   def test_refuses_a_model_of_unknown_type(self):
     class Unknown(entropy_model.EntropyModel):
       pass
