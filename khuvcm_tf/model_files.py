@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
 
@@ -81,12 +82,13 @@ def save(
     )
   codec.assign_weights(weights)
   qualities = codec.qualities
+  examples = [codec.input_format.example(image) for image in images]
   latents = [
-    codec.latents(codec.planes(codec.input_format.example(image)[np.newaxis]), quality)
+    codec.latents(codec.planes(example[np.newaxis]), quality)
     for quality in qualities
-    for image in images
+    for example in examples
   ]
-  least_bits = LEAST_BPP * sum(image.shape[0] * image.shape[1] for image in images)
+  least_bits = LEAST_BPP * sum(math.prod(example.shape[:2]) for example in examples)
   try:
     conversions = [
       calibration.convert(branch.entropy_model, y, MAX_LOSS, len(qualities), least_bits)

@@ -12,9 +12,10 @@ import pytest
 import tensorflow as tf
 
 from khuvcm_tf import codecs, coding
+from khuvcm_tf.codecs import input_format
 from khuvcm_tf.data import pipeline
 from khuvcm_tf.options import OptionsError
-from khuvcm_tf.training import finalize, task
+from khuvcm_tf.training import finalize, inputs, task
 
 
 def _variables(workdir: str) -> dict[str, np.ndarray]:
@@ -65,7 +66,7 @@ def test_validation_returns_means_over_whole_images_and_draws(toy, photos):
   made = task.CodecTask(toy.make_options(train_images=photos, validation_images=photos))
   writer = _Writer()
   means = made.validate(3, writer)
-  each = [made.model.validate(image[np.newaxis])[1] for image in made._validation_images]
+  each = [made.model.validate(image[np.newaxis])[1] for image in made._inputs.validation]
   assert len(each) == 6
   for name in ("loss", "bpp", "bpp_y", "psnr"):
     assert means[name] == pytest.approx(np.mean([float(one[name]) for one in each]), rel=1e-6)
@@ -89,7 +90,7 @@ def test_validation_of_several_rates_has_all_qualities_and_the_mean_over_them(
   made, writer, shown = task.CodecTask(options), _Writer(), []
   monkeypatch.setattr(task.summaries, "write_comparison", lambda *given: shown.append([*given[2:]]))
   means = made.validate(3, writer)
-  images = made._validation_images
+  images = made._inputs.validation
   for name in ("loss", "bpp", "psnr"):
     of_qualities = [
       np.mean([float(made.model.validate(image[np.newaxis], q)[1][name]) for image in images])
@@ -218,9 +219,9 @@ def test_a_tfds_data_set_is_validated_on_and_all_other_images_trained_on(
     pipeline, "load_tfds_validation", lambda name, most: {"some:part": kept}[name][:most]
   )
   options = toy.make_options(train_images=photos, eval_tfds="some:part", validation_limit=limit)
-  trained_on, validation = task.load_images(options)
-  assert len(trained_on.names) == 6
-  np.testing.assert_array_equal(validation, kept[:expected])
+  found = inputs.load(options, input_format.Rgb())
+  assert len(found.training.names) == 6
+  np.testing.assert_array_equal(found.validation, kept[:expected])
 
 
 def test_images_that_all_break_during_the_run_end_it(toy, photos, tmp_path, monkeypatch):
