@@ -116,7 +116,7 @@ def test_extract_goes_on_where_it_ended(ends, here):
     ),
     ("empty", r"detect\.py: error: empty: no images found; expected a file, a folder or a glob"),
     ("unknown", r"detect\.py: error: no detector at 'huge', expected a detector's folder"),
-    ("unwritable", r"detect\.py: error: photos/a\.jpg/new: cannot be made: Not a directory; expec"),
+    ("unwritable", r"detect\.py: error: --output=photos/a\.jpg/new: cannot be written: Not a d"),
     ("in use", r"export_detector\.py: error: photos exists and is not empty; give a new --output"),
   ],
 )

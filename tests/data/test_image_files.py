@@ -423,7 +423,7 @@ def test_a_glob_yields_images_only_and_a_file_itself(folder):
 
 
 def test_what_is_no_image_is_counted(folder, caplog):
-  caplog.set_level("INFO")
+  caplog.set_level("INFO", logger="absl")
   for name in ("a.png", "b.jpe", "clip.y4m", "notes"):
     (folder / name).touch()
   image_files.find_images(str(folder))

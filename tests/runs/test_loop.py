@@ -151,7 +151,7 @@ def test_losses_and_gradients_that_are_not_finite_or_leap_have_diverged(losses, 
 
 @pytest.mark.parametrize("name", ["run[lambda=0.01]", "a*b?", "back\\slash", "caf\udce9"])
 def test_a_workdir_of_any_name_is_resumed_and_keeps_three_checkpoints(line, tmp_path, caplog, name):
-  caplog.set_level(logging.INFO)
+  caplog.set_level(logging.INFO, logger="absl")
   for steps in (4, 20):
     options = line.make_options(workdir=str(tmp_path / name), max_steps=steps, checkpoint_steps=4)
     task = line.LineTask(options)
