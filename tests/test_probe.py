@@ -68,19 +68,27 @@ def test_images_of_any_size_are_described():
   assert probe.describe(str(path))["height"] == 65535
 
 
+def test_features_are_described_by_the_pixels_of_their_image():
+  path = GOLDEN / "container_features.kvc"
+  described = probe.describe(str(path))
+  assert described["input_format"] == "feature maps" and described["format_version"] == 3
+  assert described["bpp"] == 8 * path.stat().st_size / (427 * 640)
+
+
 def test_the_program_describes_good_files_and_names_damaged_ones_in_one_line(run_program, tmp_path):
   damaged = tmp_path / "damaged.kvc"
   damaged.write_bytes(CONTAINERS[1].read_bytes()[:-1])
+  of_rgb = CONTAINERS.index(GOLDEN / "container_rgb.kvc")
   code, out, err = run_program(
     "probe.py", "--json", *map(str, CONTAINERS), str(damaged), "absent.kvc", cwd=tmp_path
   )
   assert code == 1
   descriptions = json.loads(out)
   assert [d["file"] for d in descriptions] == [str(path) for path in CONTAINERS]
-  assert descriptions[1]["fingerprint"] == "0123456789abcdef"
-  assert descriptions[1]["model"] is None
-  assert descriptions[1]["substream_bytes"] == [4, 7]
-  assert descriptions[1]["overhead_bytes"] == 25
+  assert descriptions[of_rgb]["fingerprint"] == "0123456789abcdef"
+  assert descriptions[of_rgb]["model"] is None
+  assert descriptions[of_rgb]["substream_bytes"] == [4, 7]
+  assert descriptions[of_rgb]["overhead_bytes"] == 25
   assert re.fullmatch(
     r"probe\.py: error: 2 of \d+ files are not whole: \S*damaged\.kvc: the file is (cut|damaged)"
     r".*; copy it again from its source; absent\.kvc: cannot be read: No such file .*; expected .*"
