@@ -77,8 +77,8 @@ def test_features_are_described_by_the_pixels_of_their_image():
 
 def test_the_program_describes_good_files_and_names_damaged_ones_in_one_line(run_program, tmp_path):
   damaged = tmp_path / "damaged.kvc"
-  damaged.write_bytes(CONTAINERS[1].read_bytes()[:-1])
   of_rgb = CONTAINERS.index(GOLDEN / "container_rgb.kvc")
+  damaged.write_bytes(CONTAINERS[of_rgb].read_bytes()[:-1])
   code, out, err = run_program(
     "probe.py", "--json", *map(str, CONTAINERS), str(damaged), "absent.kvc", cwd=tmp_path
   )
