@@ -49,7 +49,8 @@ def ends(tmp_path_factory):
 def test_a_flagfile_builds_its_codec_and_asks_for_images(ends, flagfile):
   code, stderr = ends[flagfile]
   assert code == 1
-  assert re.match(r"train_in_child\.py: error: .*/none: no images found; expected a file", stderr)
+  found = "features found; expected an" if flagfile.parent.name == "feature" else "images found; exp"
+  assert re.match(rf"train_in_child\.py: error: .*/none: no {found}", stderr)
   assert stderr.count("\n") == 1
 
 

@@ -28,7 +28,8 @@ def main():
   for flagfile in flagfiles:
     for name in flags.FLAGS:
       flags.FLAGS[name].unparse()
-    sys.argv[1:] = [f"--flagfile={flagfile}", f"--workdir={workdir}", f"--train_images={images}"]
+    data = "train_features" if "/feature/" in flagfile else "train_images"
+    sys.argv[1:] = [f"--flagfile={flagfile}", f"--workdir={workdir}", f"--{data}={images}"]
     code = 0
     with contextlib.redirect_stderr(io.StringIO()) as stderr:
       try:
