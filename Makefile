@@ -32,7 +32,7 @@ $(STAMP): setup.py
 	fi; \
 	echo "installing into $(VENV) with $$found, a minute or two" && \
 	$$found -m venv --clear $(VENV) && \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]" && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,cluster]" && \
 	touch $(STAMP)
 
 demo: $(STAMP)

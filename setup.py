@@ -62,6 +62,14 @@ ANCHORS = [
   "imageio-ffmpeg>=0.6",  # an ffmpeg with x265 and, from Python 3.10 on, vvenc
 ]
 
+# Many images on many machines.
+CLUSTER = [
+  "ray>=2.9",
+  # Ray imports it where it is installed, as it is by tensorflow-datasets; 26 needs numpy 2, which
+  # it does not say.
+  "pyarrow<26",
+]
+
 # What a checkout needs beside the packages: tests, lint, and `make demo`.
 DEV = [
   "pytest>=8.1",  # --import-mode=importlib as tests/ uses it
@@ -90,5 +98,5 @@ setup(
     "khuvcm_tf.results": ["page/*"],
   },
   install_requires=REQUIRED,
-  extras_require={"gpu": GPU, "anchors": ANCHORS, "dev": DEV},
+  extras_require={"gpu": GPU, "anchors": ANCHORS, "cluster": CLUSTER, "dev": DEV},
 )

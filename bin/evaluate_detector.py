@@ -9,9 +9,10 @@ and left out; the others are evaluated, and the exit code is 1.
 """
 
 from detection.coco.options import EvaluateDetectorOptions
-from khuvcm_tf import options, program
+from khuvcm_tf import cluster, options, program
 
 options.define_flags(EvaluateDetectorOptions)
+options.define_flags(cluster.ClusterOptions)
 
 
 def main():
@@ -21,15 +22,17 @@ def main():
   given = options.from_flags(EvaluateDetectorOptions)
   dataset = sources.load(given)
   detect = predictor.load(given.detector)
-  result = run.run_evaluation(
-    detect,
-    dataset,
-    given.output,
-    categories=detect.categories,
-    fingerprint=detect.fingerprint,
-    about={"detector": given.detector},
-    supercategories=given.supercategories,
-  )
+  with cluster.start(options.from_flags(cluster.ClusterOptions)) as executor:
+    result = run.run_evaluation(
+      detect,
+      dataset,
+      given.output,
+      categories=detect.categories,
+      fingerprint=detect.fingerprint,
+      about={"detector": given.detector},
+      supercategories=given.supercategories,
+      executor=executor,
+    )
   print(run.table(result))
   print(f"written to {given.output}/results.json and detections.json")
   run.check_complete(result)

@@ -11,10 +11,11 @@ The same command goes on where it was interrupted, and codes nothing twice. An a
 is missing is left out, with a line that names the package to install.
 """
 
-from khuvcm_tf import options, program
+from khuvcm_tf import cluster, options, program
 from khuvcm_tf.evaluation.options import RateDistortionOptions
 
 options.define_flags(RateDistortionOptions)
+options.define_flags(cluster.ClusterOptions)
 
 
 def main():
@@ -22,7 +23,8 @@ def main():
   from khuvcm_tf.evaluation import rate_distortion, rate_distortion_report
 
   given = options.from_flags(RateDistortionOptions)
-  comparison = rate_distortion.run(given)
+  with cluster.start(options.from_flags(cluster.ClusterOptions)) as executor:
+    comparison = rate_distortion.run(given, executor)
   print(rate_distortion.table(comparison))
   rate_distortion_report.write(comparison, given.output)
   print(f"written to {given.output}: report.html, plots, results.json, results.csv")

@@ -6,20 +6,25 @@ started again.
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
+from collections.abc import Sequence
 
 from detection import photos, predictor
 from detection.options import ExtractOptions, config_changes
 from detection.photos import Photo
 from detection.predictor import Predictor
+from khuvcm_tf import atomic_files
 from khuvcm_tf.data import feature_files, feature_npz, feature_records
 from khuvcm_tf.data.feature_files import NpzWriter
-from khuvcm_tf.data.feature_records import RecordWriter
+from khuvcm_tf.data.feature_records import FileWriter, RecordWriter
 from khuvcm_tf.data.stored_features import FeatureError, Metadata, StoredFeatures
+from khuvcm_tf.executor import HERE, Executor, Progress, attempt
 from khuvcm_tf.options import check
 
 
-def run_extract(options: ExtractOptions) -> str:
+def run_extract(options: ExtractOptions, executor: Executor = HERE) -> str:
   """Extracts what the options name; returns a line about what was written.
 
   Raises:
@@ -30,37 +35,92 @@ def run_extract(options: ExtractOptions) -> str:
   output, found = options.output, photos.find(options.input)
   _check_output(output, options, len(found))
   model = predictor.load(options.detector, **config_changes(options))
-  left_out = []
+  extract, left_out = _Extraction(model, options.dtype, options.alpha), []
   with _writer(output, options, model) as writer:
-    extract = _Extraction(model, options.dtype, options.alpha, writer)
     todo = [
-      photo for photo in found if options.overwrite or not extract.is_done(photo, options.output)
+      photo
+      for photo in found
+      if options.overwrite or not extract.is_done(writer.find(photo.name), photo, options.output)
     ]
-    done = list(photos.attempt_all(todo, extract, [photo.path for photo in todo], left_out))
+    if isinstance(writer, RecordWriter):
+      done = _to_records(extract, todo, writer, left_out, executor, output)
+    else:
+      names, store = [photo.label for photo in todo], functools.partial(_store, extract, writer)
+      folder = None if output.endswith(feature_npz.SUFFIX) else output
+      done = len(list(photos.attempt_all(todo, store, names, left_out, executor, folder)))
   photos.check_complete(left_out, len(found), options.output)
   before = len(found) - len(todo)
-  count = f"{len(done)} photo{'' if len(done) == 1 else 's'}"
+  count = f"{done} photo{'' if done == 1 else 's'}"
   return f"{count}: features in {options.output}" + (f"; {before} were there before" * (before > 0))
 
 
+def _store(extract: _Extraction, writer: NpzWriter, photo: Photo) -> None:
+  writer.add(extract(photo))
+
+
+def _to_records(
+  extract: _Extraction,
+  todo: Sequence[Photo],
+  writer: RecordWriter,
+  left_out: list[dict[str, str]],
+  executor: Executor,
+  output: str,
+) -> int:
+  """Extracts to files of several photos, which are listed as they come; returns how many photos."""
+  starts = range(0, len(todo), feature_records.IMAGES_PER_FILE)
+  tasks = [
+    (writer.path_of(number), todo[start : start + feature_records.IMAGES_PER_FILE])
+    for number, start in enumerate(starts)
+  ]
+  is_quiet, done = len(todo) == 1 or not sys.stderr.isatty(), 0
+  with Progress(len(todo), "photo", executor, output, is_quiet) as progress:
+    for index, result, error in executor.map(functools.partial(_write_file, extract), tasks):
+      failures = [(photo.label, error) for photo in tasks[index][1]]
+      if error is None:
+        file, failures = result
+        if file.entries:
+          writer.add_file(file)
+        done += len(file.entries)
+        progress.add(len(file.entries), file.size)
+      for name, each in failures:
+        photos.leave_out(each, name, len(todo) == 1, progress, left_out)
+  return done
+
+
+def _write_file(
+  extract: _Extraction, task: tuple[str, Sequence[Photo]]
+) -> tuple[feature_records.File, list[tuple[str, Exception]]]:
+  """Writes the features of photos to a file; returns it, and the photos that failed and why."""
+  (path, todo), failures = task, []
+  with FileWriter(path) as file:
+    for photo in todo:
+      _, error = attempt(lambda photo: file.add(extract(photo)), photo)
+      if isinstance(error, atomic_files.FileError):
+        raise error
+      if error is not None:
+        failures.append((photo.label, error))
+  if not file.written.entries:
+    os.unlink(path)
+  return file.written, failures
+
+
 class _Extraction:
-  """Extracts and stores the features of a photo."""
+  """Extracts the features of a photo."""
 
-  def __init__(self, model: Predictor, dtype: str, alpha: str, writer: NpzWriter | RecordWriter):
-    self._model, self._dtype, self._alpha, self._writer = model, dtype, alpha, writer
+  def __init__(self, model: Predictor, dtype: str, alpha: str):
+    self._model, self._dtype, self._alpha = model, dtype, alpha
 
-  def __call__(self, photo: Photo) -> None:
+  def __call__(self, photo: Photo) -> StoredFeatures:
     features = self._model.extract_features(photo.read(self._alpha))
     metadata = self._metadata(photo, features.image_size, features.original_size)
-    self._writer.add(StoredFeatures(metadata, features))
+    return StoredFeatures(metadata, features)
 
-  def is_done(self, photo: Photo, output: str) -> bool:
-    """Returns whether a photo's features are stored.
+  def is_done(self, found: Metadata | None, photo: Photo, output: str) -> bool:
+    """Returns whether `found`, what is known of a photo's stored features, is what is wanted.
 
     Raises:
       FeatureError: they are of another detector, size, type or photo.
     """
-    found = self._writer.find(photo.name)
     if found is None:
       return False
     config = self._model.detector.config

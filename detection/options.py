@@ -79,7 +79,12 @@ class ExtractOptions(ResizeOptions):
   """Of what to extract features, and how they are stored."""
 
   detector: str | None = option(None, _DETECTOR, required=True, path="input")
-  input: str | None = option(None, "Photo, folder or quoted glob.", required=True, path="input")
+  input: str | None = option(
+    None,
+    "Photo, folder, quoted glob, TFRecord files, or tfds:NAME:SPLIT.",
+    required=True,
+    path="input",
+  )
   output: str | None = option(
     None,
     "Folder for the features, or for one photo a name that ends in .npz.",

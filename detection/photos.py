@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Callable, NamedTuple, TypeVar
+from typing import Callable, TypeVar
 
 import numpy as np
-import tensorflow as tf
 import tqdm
 
 from khuvcm_tf import atomic_files, errors
-from khuvcm_tf.data import image_files
+from khuvcm_tf.data import inputs
+from khuvcm_tf.data.inputs import Input
+from khuvcm_tf.executor import HERE, Executor, Progress, reason
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -23,16 +23,10 @@ class PhotoError(errors.Error):
   """Photos that were not all used, or cannot be."""
 
 
-class Photo(NamedTuple):
-  """A photo's file.
+class Photo(Input):
+  """A photo's file, or a part of one."""
 
-  Attributes:
-    path: of the file.
-    name: its path below the folder of all photos, with slashes.
-  """
-
-  path: str
-  name: str
+  __slots__ = ()
 
   def digest(self) -> str:
     """Returns SHA-256 of the file, 64 hexadecimal digits.
@@ -41,30 +35,25 @@ class Photo(NamedTuple):
       PhotoError: the file cannot be read.
     """
     try:
-      with open(self.path, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
+      return hashlib.sha256(self.content()).hexdigest()
     except OSError as error:
       raise PhotoError(
-        f"{self.path}: cannot be read: {error.strerror}; expected an image file"
+        f"{self.label}: cannot be read: {error.strerror}; expected an image file"
       ) from error
 
   def read(self, alpha: str) -> np.ndarray:
     """Returns the pixels as `image_files.read_image` does; warnings do not tear a progress bar."""
     with tqdm.tqdm.external_write_mode(sys.stderr):
-      return image_files.read_image(self.path, alpha)
+      return self.read_image(alpha)
 
 
 def find(pattern: str) -> list[Photo]:
-  """Finds a photo, those of a folder with its subfolders, or those of a glob, sorted by path.
+  """Finds photos as `data.inputs` names them, sorted by path.
 
   Raises:
-    image_files.ImageError: there are none.
+    image_files.ImageError, DataError: there are none.
   """
-  paths = image_files.find_images(pattern)
-  root = pattern
-  if not os.path.isdir(pattern):
-    root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
-  return [Photo(path, os.path.relpath(path, root).replace(os.sep, "/")) for path in paths]
+  return [Photo(*each) for each in inputs.find_images(pattern)]
 
 
 def attempt_all(
@@ -72,6 +61,8 @@ def attempt_all(
   function: Callable[[_Item], _Result],
   names: Sequence[str],
   left_out: list[dict[str, str]],
+  executor: Executor = HERE,
+  output: str | None = None,
 ) -> Iterator[_Result]:
   """Yields a function's results; names what it fails for and goes on.
 
@@ -80,27 +71,38 @@ def attempt_all(
     function: called with each.
     names: of the items, for messages.
     left_out: is given "file_name" and "reason" of each failure.
+    executor: calls the function.
+    output: folder for the executor's list of failures; None for none.
 
   Raises:
     errors.Error: the function fails for the only item, or what it writes cannot be written.
   """
   is_quiet = len(items) == 1 or not sys.stderr.isatty()
-  for item, name in zip(tqdm.tqdm(items, unit="photo", disable=is_quiet), names):
-    try:
-      result = function(item)
-    except atomic_files.FileError:  # The next would not be written either.
-      raise
-    except (errors.Error, MemoryError, tf.errors.OpError) as error:
-      reason = errors.known_text(error)
-      if reason is None:
-        raise
-      reason = reason if name in reason else f"{name}: {reason}"
-      if len(items) == 1:
-        raise (type(error) if isinstance(error, errors.Error) else PhotoError)(reason) from error
-      tqdm.tqdm.write(f"failed: {reason}", file=sys.stderr)
-      left_out.append({"file_name": name, "reason": reason})
-      continue
-    yield result
+  with Progress(len(items), "photo", executor, output, is_quiet) as progress:
+    for index, result, error in executor.map(function, items):
+      if error is None:
+        progress.add()
+        yield result
+        continue
+      leave_out(error, names[index], len(items) == 1, progress, left_out)
+
+
+def leave_out(
+  error: Exception,
+  name: str,
+  is_only: bool,
+  progress: Progress,
+  left_out: list[dict[str, str]],
+) -> None:
+  """Names a photo that failed; raises the error where it is the only one, or a `FileError`."""
+  if isinstance(error, atomic_files.FileError):  # The next would not be written either.
+    raise error
+  text = reason(error, name)
+  progress.fail(name, text)
+  if is_only:
+    raise (type(error) if isinstance(error, errors.Error) else PhotoError)(text) from error
+  tqdm.tqdm.write(f"failed: {text}", file=sys.stderr)
+  left_out.append({"file_name": name, "reason": text})
 
 
 def check_complete(left_out: Sequence[dict[str, str]], count: int, output: str) -> None:

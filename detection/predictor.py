@@ -6,6 +6,8 @@ Source: `DefaultPredictor` in `detectron2/engine/defaults.py`; `ResizeShortestEd
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 from PIL import Image
@@ -13,7 +15,7 @@ from PIL import Image
 from detection import detector_files, postprocessing
 from detection.detector import Detector
 from detection.postprocessing import Objects
-from khuvcm_tf import forks
+from khuvcm_tf import forks, model_folders
 from khuvcm_tf.data.stored_features import ImageFeatures
 from khuvcm_tf.ops.pyramid import LEVELS
 
@@ -44,7 +46,7 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
-class Predictor:
+class Predictor(model_folders.Reloaded):
   """A detector that was loaded, for one image at a time.
 
   Args:
@@ -139,4 +141,6 @@ def load(path_or_name: str, **changes) -> Predictor:
   """
   forks.check()
   detector, description, fingerprint = detector_files.load(path_or_name, **changes)
-  return Predictor(detector, tuple(description["categories"]), fingerprint)
+  predictor = Predictor(detector, tuple(description["categories"]), fingerprint)
+  predictor.reload = functools.partial(load, path_or_name, **changes)
+  return predictor

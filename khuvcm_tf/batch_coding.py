@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import dataclasses
 import os
 import re
 import sys
 from collections.abc import Iterable
-from typing import Callable, NamedTuple
+from typing import Callable
 
 import tqdm
 
@@ -16,42 +16,33 @@ from khuvcm_tf import (
   atomic_files,
   bitstream,
   coding,
-  errors,
   model_files,
   model_folders,
   rate_control,
   saved_model,
 )
 from khuvcm_tf.batch_options import CompressOptions, DecompressOptions, is_raw
-from khuvcm_tf.data import feature_npz, image_files
+from khuvcm_tf.batch_outputs import (
+  Coded,
+  Content,
+  FilesError,
+  Job,
+  code_all,
+  prefixed,
+)
+from khuvcm_tf.data import feature_npz, image_files, inputs
 from khuvcm_tf.data import frames as frames_lib
+from khuvcm_tf.data.inputs import Input
 from khuvcm_tf.data.stored_features import ImageFeatures, Metadata, StoredFeatures
+from khuvcm_tf.executor import HERE, Executor
 from khuvcm_tf.ops import pyramid
 from khuvcm_tf.rate_control import Rate
 
 SUFFIX = ".kvc"
+_FEATURE = "kvc"  # of records, with a file's content
 
 
-class FilesError(errors.Error):
-  """Files that were not all coded."""
-
-
-class Job(NamedTuple):
-  """A file to read and the file to write.
-
-  Attributes:
-    source, target: paths.
-    makes_folder: whether the target's folder is created where it does not exist.
-    frame: number of the frame in a file of raw frames.
-  """
-
-  source: str
-  target: str
-  makes_folder: bool = False
-  frame: int = 0
-
-
-def run_compress(options: CompressOptions) -> str:
+def run_compress(options: CompressOptions, executor: Executor = HERE) -> str:
   """Compresses what the options name; returns a line about the files written.
 
   Raises:
@@ -60,8 +51,9 @@ def run_compress(options: CompressOptions) -> str:
   model = open_model(options.model, options.precision)
   rate = Rate(options.quality, options.target_bytes, options.target_bpp, options.target_psnr)
   rate_control.check(model, rate)
+  how = {"rate": rate, "shards": options.shards, "executor": executor}
   if is_raw(options.input):
-    jobs = compress_frames(
+    coded = compress_frames(
       model,
       options.input,
       options.output,
@@ -70,37 +62,30 @@ def run_compress(options: CompressOptions) -> str:
       options.height,
       options.bit_depth,
       options.overwrite,
-      rate,
+      **how,
     )
-    read = f"{_count(jobs, 'frame')} of {options.input}"
+    read = f"{_count(coded, 'frame')} of {options.input}"
   else:
-    jobs = compress(model, options.input, options.output, options.alpha, options.overwrite, rate)
+    coded = compress(model, options.input, options.output, options.alpha, options.overwrite, **how)
     name = "file of features" if _codes_features(model) else "image"
-    read = f"{_count(jobs, name)}: {sum(os.path.getsize(job.source) for job in jobs)} bytes"
-  written = sum(os.path.getsize(job.target) for job in jobs)
-  line = f"{read} -> {written} bytes in {jobs[0].target if len(jobs) == 1 else options.output}"
-  if model.default_quality is None:
-    return line
-  qualities = [_quality_of(job) for job in jobs]
-  low, high = min(qualities), max(qualities)
-  return f"{line}, quality {low:.1f}{f' to {high:.1f}' if high > low else ''}"
+    read = f"{_count(coded, name)}: {sum(each.bytes_read for each in coded)} bytes"
+  written = sum(each.bytes_written for each in coded)
+  line = f"{read} -> {written} bytes in {_place(coded, options.output)}"
+  qualities = [each.quality for each in coded if each.quality is not None]
+  if qualities:
+    low, high = min(qualities), max(qualities)
+    line += f", quality {low:.1f}{f' to {high:.1f}' if high > low else ''}"
+  return line
 
 
-def _quality_of(job: Job) -> float:
-  """Returns the quality that a model of several rates wrote a file with."""
-  with open(job.target, "rb") as file:
-    return bitstream.quality_of(file.read())
-
-
-def run_decompress(options: DecompressOptions) -> str:
+def run_decompress(options: DecompressOptions, executor: Executor = HERE) -> str:
   """Decompresses what the options name; returns a line about the files written.
 
   Raises:
-    errors.Error: as `decompress` and `decompress_frames`.
+    errors.Error: as `open_model`, `decompress` and `decompress_frames`.
   """
-  opened = functools.lru_cache(maxsize=None)(lambda name: open_model(name, options.precision))
   arguments = {
-    "models": lambda data: opened(options.model or model_of(data)),
+    "models": _Models(options.model, options.precision),
     "pattern": options.input,
     "output": options.output,
     "overwrite": options.overwrite,
@@ -110,17 +95,39 @@ def run_decompress(options: DecompressOptions) -> str:
   }
   target = options.output
   if is_raw(target):
+    if executor.resumes:
+      raise FilesError(
+        f"{target} is one file of all frames, which no cluster writes; leave --cluster out"
+      )
     y4m = {"rate": options.rate, "siting": options.siting, "full_range": options.full_range}
     done = decompress_frames(**arguments, y4m=y4m, allow_gaps=options.allow_gaps)
   else:
-    done = decompress(**arguments)
-    target = done[0].target if len(done) == 1 else target
+    done = decompress(**arguments, shards=options.shards, executor=executor)
+    target = _place(done, target)
   return f"{_count(done, 'file')} decompressed to {target}"
+
+
+def _place(coded: list[Coded], output: str) -> str:
+  return coded[0].target if len(coded) == 1 else output
 
 
 def _count(things: list, name: str) -> str:
   first, *rest = name.split(" ", 1)
-  return " ".join([f"{len(things)} {first}{'s' * (len(things) > 1)}", *rest])
+  return " ".join([f"{len(things)} {first}{'s' * (len(things) != 1)}", *rest])
+
+
+class _Models:
+  """The model of each file, opened once: the one that is named, else the shipped one."""
+
+  def __init__(self, name: str | None, precision: str | None):
+    self._precision, self._name = precision, name
+    self._opened = {name: open_model(name, precision)} if name else {}
+
+  def __call__(self, data: bytes):
+    name = self._name or model_of(data)
+    if name not in self._opened:
+      self._opened[name] = open_model(name, self._precision)
+    return self._opened[name]
 
 
 def open_model(path_or_name: str, precision: str | None = None):
@@ -153,19 +160,22 @@ def compress(
   alpha: str = "refuse",
   overwrite: bool = False,
   rate: Rate = rate_control.DEFAULT,
-):
-  """Compresses an image to a file, or a folder's or glob's images to a folder.
+  shards: int | None = None,
+  executor: Executor = HERE,
+) -> list[Coded]:
+  """Compresses an image to a file, or several to a folder.
 
   Args:
     model: of `open_model`; one of feature maps compresses the features in .npz files.
-    pattern: an image, a folder (with its subfolders) or a glob.
+    pattern: images, as `data.inputs` names them.
     output: a file's name for one image, a folder for several.
     alpha: how transparent images are treated (`image_files.read_image`).
     overwrite: whether files that exist are replaced.
     rate: what each file is to be.
+    shards, executor: as `batch_outputs.code_all` takes them.
 
   Returns:
-    The jobs that were done.
+    What was written.
 
   Raises:
     image_files.ImageError, coding.ModelError: the only image cannot be coded.
@@ -174,17 +184,17 @@ def compress(
   """
 
   def code(job):
-    if _codes_features(model):
-      image = _features_for(model, job.source)
-    else:
-      image = image_files.read_image(job.source, alpha)
-    atomic_files.write_bytes(job.target, rate_control.compress(model, image, rate))
+    is_image = not _codes_features(model)
+    given = job.input.read_image(alpha) if is_image else _features_for(model, job.input.path)
+    return _compressed(model, given, rate)
 
   if _codes_features(model):
-    sources = image_files.find_files(pattern, (feature_npz.SUFFIX,), ".npz files of features")
+    found = inputs.find_files(pattern, (feature_npz.SUFFIX,), ".npz files of features")
   else:
-    sources = image_files.find_images(pattern)
-  return _code_all(_jobs(sources, pattern, output, SUFFIX, _check_kvc, overwrite), code)
+    found = inputs.find_images(pattern)
+  jobs, folder = _jobs(found, pattern, output, SUFFIX, _check_kvc, shards)
+  about = {**_about(model, rate), "alpha": alpha}
+  return code_all(code, jobs, overwrite, executor, folder, shards, _FEATURE, about)
 
 
 def _codes_features(model) -> bool:
@@ -203,6 +213,16 @@ def _features_for(model: coding.Model, path: str) -> ImageFeatures:
   return features
 
 
+def _compressed(model, image, rate: Rate) -> Content:
+  data = rate_control.compress(model, image, rate)
+  return Content(data, None if model.default_quality is None else bitstream.quality_of(data))
+
+
+def _about(model, rate: Rate) -> dict[str, object]:
+  """Returns what .kvc files depend on beside their images."""
+  return {"model": model.fingerprint.hex(), "rate": dataclasses.asdict(rate)}
+
+
 def compress_frames(
   model,
   path: str,
@@ -213,7 +233,9 @@ def compress_frames(
   bits: int | None = None,
   overwrite: bool = False,
   rate: Rate = rate_control.DEFAULT,
-):
+  shards: int | None = None,
+  executor: Executor = HERE,
+) -> list[Coded]:
   """Compresses raw 4:2:0 frames to OUTPUT/NAME_00000.kvc and so on, by the frames' numbers.
 
   Args:
@@ -224,9 +246,10 @@ def compress_frames(
     width, height, bits: of the frames of a .yuv file (`frames.open_frames`).
     overwrite: whether files that exist are replaced.
     rate: what each file is to be.
+    shards, executor: as `batch_outputs.code_all` takes them.
 
   Returns:
-    The jobs that were done.
+    What was written.
 
   Raises:
     frames.FrameError: the file does not hold raw frames.
@@ -237,21 +260,20 @@ def compress_frames(
   reader = frames_lib.open_frames(path, width, height, bits)
   stem = os.path.splitext(os.path.basename(path))[0]
   digits = max(5, len(str(reader.count - 1)))  # so that names are in the order of numbers
+  names = {number: f"{stem}_{number:0{digits}}" for number in range(reader.count)}
   jobs = [
-    Job(path, os.path.join(output, f"{stem}_{number:0{digits}}{SUFFIX}"), True, number)
+    Job(Input(path, names[number]), os.path.join(output, names[number] + SUFFIX), True, number)
     for number in frames_lib.parse_range(numbers, reader.count)
   ]
   if output.endswith(SUFFIX) or (os.path.exists(output) and not os.path.isdir(output)):
     raise FilesError(f"{output} is a file's name, expected a folder for the frames of {path}")
-  atomic_files.check_targets((job.target for job in jobs), [path], overwrite)
-  with _prefixed(path):
+  with prefixed(path):
     model.check_frames()
 
   def code(job):
-    with _prefixed(f"frame {job.frame}"):
-      atomic_files.write_bytes(job.target, rate_control.compress(model, reader[job.frame], rate))
+    return _compressed(model, reader[job.frame], rate)
 
-  return _code_all(jobs, code)
+  return code_all(code, jobs, overwrite, executor, output, shards, _FEATURE, _about(model, rate))
 
 
 def decompress_frames(
@@ -285,9 +307,9 @@ def decompress_frames(
       f"--luma_only gives a grey preview, found --output={output} for raw frames; give a folder or "
       "a name such as preview.png"
     )
-  sources = image_files.find_files(pattern, (SUFFIX,), ".kvc files")
-  atomic_files.check_targets([output], sources, overwrite)
-  missing = _missing_frames(sources)
+  sources = inputs.find(pattern, (SUFFIX,), ".kvc files", (_FEATURE,))
+  atomic_files.check_targets([output], [source.path for source in sources], overwrite)
+  missing = _missing_frames([source.label for source in sources])
   if missing and not allow_gaps:
     raise FilesError(
       f"{missing[0]} is missing{f', and {len(missing) - 1} more frames' * (len(missing) > 1)}, "
@@ -297,17 +319,17 @@ def decompress_frames(
 
   def decoded():
     for source in _with_progress(sources):
-      with _prefixed(source):
-        frame, _ = _decompress_one(models, source, options)
+      with prefixed(source.label):
+        frame, _ = _decompressed(models, source, options)
       if not isinstance(frame, frames_lib.Frame):
         raise FilesError(
-          f"{source} holds an RGB or grey image, expected a raw frame for {output}; give an "
+          f"{source.label} holds an RGB or grey image, expected a raw frame for {output}; give an "
           "--output such as photo.png"
         )
       yield frame
 
   frames_lib.write_frames(output, decoded(), **(y4m or {}))
-  return sources
+  return [source.label for source in sources]
 
 
 def _missing_frames(sources: list[str]) -> list[str]:
@@ -334,19 +356,22 @@ def decompress(
   pattern: str,
   output: str,
   overwrite: bool = False,
+  shards: int | None = None,
+  executor: Executor = HERE,
   **options,
-):
-  """Decompresses a .kvc file to an image, or a folder's or glob's to a folder of PNGs.
+) -> list[Coded]:
+  """Decompresses a .kvc file to an image, or several to a folder of PNGs.
 
   Args:
     models: a function from a file's content to the model that decodes it.
-    pattern: a file, a folder (with its subfolders) or a glob.
+    pattern: .kvc files, or records of such, as `data.inputs` names them.
     output: an image's name for one file, a folder for several; features become .npz files.
     overwrite: whether files that exist are replaced.
+    shards, executor: as `batch_outputs.code_all` takes them.
     **options: of `coding.Model.decompress`.
 
   Returns:
-    The jobs that were done.
+    What was written.
 
   Raises:
     bitstream.BitstreamError, coding.ModelError: the only file cannot be decoded.
@@ -355,29 +380,29 @@ def decompress(
   """
 
   def decode(job):
-    image, model = _decompress_one(models, job.source, options)
+    image, model = _decompressed(models, job.input, options)
     if isinstance(image, ImageFeatures):
-      return _write_features(model, job.target, image)
+      return _features_content(model, job.target, image)
     if isinstance(image, frames_lib.Frame):
       raise FilesError(
-        f"{job.source} holds a raw 4:2:0 frame, expected an RGB or grey image for {job.target}; "
-        "give an --output that ends in .y4m or .yuv"
+        f"{job.label} holds a raw 4:2:0 frame, expected an RGB or grey image for "
+        f"{job.target}; give an --output that ends in .y4m or .yuv"
       )
-    image_files.write_image(job.target, image)
-    return None
+    return Content(image_files.encode(job.target, image))
 
-  sources = image_files.find_files(pattern, (SUFFIX,), ".kvc files")
-  if _holds_features(sources[0]):
-    suffix, check_name = feature_npz.SUFFIX, _check_npz
+  found = inputs.find(pattern, (SUFFIX,), ".kvc files", (_FEATURE,))
+  if _holds_features(found[0]):
+    suffix, check_name, feature = feature_npz.SUFFIX, _check_npz, "npz"
   else:
-    suffix, check_name = ".png", image_files.check_lossless
-  return _code_all(_jobs(sources, pattern, output, suffix, check_name, overwrite), decode)
+    suffix, check_name, feature = ".png", image_files.check_lossless, "image"
+  jobs, folder = _jobs(found, pattern, output, suffix, check_name, shards)
+  return code_all(decode, jobs, overwrite, executor, folder, shards, feature, options)
 
 
-def _holds_features(path: str) -> bool:
+def _holds_features(source: Input) -> bool:
   """Returns whether a .kvc file is one of features; whether it is good shows when it is decoded."""
-  with contextlib.suppress(OSError, bitstream.BitstreamError), open(path, "rb") as file:
-    header, _ = bitstream.parse(file.read(), bitstream.MAX_SIDE**2)
+  with contextlib.suppress(OSError, bitstream.BitstreamError):
+    header, _ = bitstream.parse(source.content(), bitstream.MAX_SIDE**2)
     return header.input_format == bitstream.FEATURES
   return False
 
@@ -390,8 +415,8 @@ def _check_npz(path: str) -> None:
     )
 
 
-def _write_features(model, path: str, features: ImageFeatures) -> None:
-  """Writes an .npz file of features, which `bin/detect.py --features` goes on from."""
+def _features_content(model, path: str, features: ImageFeatures) -> Content:
+  """Returns the content of an .npz file, which `bin/detect.py --features` goes on from."""
   _check_npz(path)
   stem = os.path.splitext(os.path.basename(path))[0]
   missing = [level for level in pyramid.LEVELS if level not in features.levels]
@@ -404,7 +429,7 @@ def _write_features(model, path: str, features: ImageFeatures) -> None:
   detector = model.description.get("detector", "")
   sizes = features.image_size, features.original_size
   metadata = Metadata(stem, "", detector, "float32", channels, *sizes)
-  feature_npz.write(path, StoredFeatures(metadata, features))
+  return Content(feature_npz.encode(StoredFeatures(metadata, features)))
 
 
 def model_of(data: bytes) -> str:
@@ -424,10 +449,9 @@ def model_of(data: bytes) -> str:
   return model_folders.shipped()[name]
 
 
-def _decompress_one(models, source: str, options: dict):
+def _decompressed(models, source: Input, options: dict):
   """Returns the image, frame or features in a file, and the model that decoded it."""
-  with open(source, "rb") as file:
-    data = file.read()
+  data = source.content()
   model = models(data)
   return model.decompress(data, **options), model
 
@@ -442,95 +466,34 @@ def _check_kvc(path: str) -> None:
 
 
 def _jobs(
-  sources: list[str],
+  found: list[Input],
   pattern: str,
   output: str,
   suffix: str,
   check_name: Callable[[str], None],
-  overwrite: bool,
-) -> list[Job]:
-  """Pairs sources with targets that may be written.
+  shards: int | None,
+) -> tuple[list[Job], str | None]:
+  """Pairs inputs with targets.
 
   Args:
-    sources: files that `pattern` leads to.
+    found: what `pattern` leads to.
     output: the target of one file, or the folder of the targets.
     suffix: of targets in a folder.
     check_name: raises errors.Error where a target has a name that does not fit.
-    overwrite: whether targets that exist are replaced; sources never are.
+    shards: number of files that the folder is to hold, None for one of each target.
 
-  Raises:
-    FilesError: targets are equal.
-    atomic_files.FileError: targets exist.
+  Returns:
+    The jobs, and their targets' folder; None for a file that is named.
   """
-  into_folder = len(sources) > 1 or not os.path.isfile(pattern) or os.path.isdir(output)
-  if into_folder or output.endswith(os.sep):
-    if os.path.exists(output) and not os.path.isdir(output):
-      raise FilesError(f"{output} is a file, expected a folder for what {pattern} holds")
-    # Subfolders below a folder or below a glob's fixed part are kept.
-    root = (
-      pattern
-      if os.path.isdir(pattern)
-      else os.path.commonpath([os.path.dirname(os.path.abspath(source)) for source in sources])
-    )
-    jobs = [
-      Job(
-        source,
-        os.path.join(output, os.path.splitext(os.path.relpath(source, root))[0] + suffix),
-        makes_folder=True,
-      )
-      for source in sources
-    ]
-  else:
+  is_file = len(found) == 1 and os.path.isfile(pattern) and found[0].stop is None
+  if is_file and not (shards or os.path.isdir(output) or output.endswith(os.sep)):
     check_name(output)
-    jobs = [Job(sources[0], output)]
-  taken = {}
-  for job in jobs:
-    other = taken.setdefault(job.target, job.source)
-    if other != job.source:
-      raise FilesError(f"{other} and {job.source} would both become {job.target}; rename one")
-  atomic_files.check_targets((job.target for job in jobs), sources, overwrite)
-  return jobs
-
-
-def _code_all(jobs: list[Job], code: Callable[[Job], None]) -> list[Job]:
-  """Codes all files; the error of an only file is raised, one of several is printed and counted."""
-  failed = 0
-  for job in _with_progress(jobs):
-    try:
-      with _prefixed(job.source):
-        _code_one(job, code)
-    except errors.Error as error:
-      if len(jobs) == 1 or isinstance(error, atomic_files.NoRoomError):
-        raise
-      tqdm.tqdm.write(f"failed: {error}", file=sys.stderr)
-      failed += 1
-  if failed:
-    raise FilesError(f"{failed} of {len(jobs)} files were not coded, for the reasons above")
-  return jobs
-
-
-def _code_one(job: Job, code: Callable[[Job], None]) -> None:
-  """Codes a file; raises an OSError as FilesError, so that the other files are coded."""
-  try:
-    if job.makes_folder and os.path.dirname(job.target):
-      os.makedirs(os.path.dirname(job.target), exist_ok=True)
-    code(job)
-  except OSError as error:
-    raise FilesError(
-      f"{error.filename or job.source}: {error.strerror}; expected to read {job.source} and to "
-      f"write {job.target}; check both places"
-    ) from error
-
-
-@contextlib.contextmanager
-def _prefixed(name: str):
-  """Puts the name of a file or a frame before the text of an error that does not have it."""
-  try:
-    yield
-  except errors.Error as error:
-    if name in str(error):
-      raise
-    raise type(error)(f"{name}: {error}") from error
+    return [Job(found[0], output)], None
+  if os.path.exists(output) and not os.path.isdir(output):
+    raise FilesError(f"{output} is a file, expected a folder for what {pattern} holds")
+  names = (os.path.splitext(each.name)[0] + suffix for each in found)
+  jobs = [Job(each, os.path.join(output, name), True) for each, name in zip(found, names)]
+  return jobs, output
 
 
 def _with_progress(files: list) -> Iterable:

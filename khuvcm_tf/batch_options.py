@@ -34,7 +34,8 @@ class CompressOptions:
   )
   input: str = option(
     None,
-    "Image, folder or glob, .yuv or .y4m file, or features (.npz) for a model of feature maps.",
+    "Image, folder or glob, .yuv or .y4m file, or features (.npz) for a model of feature maps; or "
+    "TFRecord files of encoded images, or tfds:NAME:SPLIT, a data set of TensorFlow Datasets.",
     required=True,
     path="input",
   )
@@ -74,6 +75,11 @@ class CompressOptions:
     "refuse",
     "Transparent images: 'refuse' them, or compose them over 'white', 'black' or '#rrggbb'.",
   )
+  shards: int | None = option(
+    None,
+    "Write so many TFRecord files into the folder OUTPUT, in place of a file for each image.",
+    low=1,
+  )
   overwrite: bool = option(False, "Replace files that exist.")
   precision: str | None = option(
     None,
@@ -103,7 +109,12 @@ class DecompressOptions:
     OptionsError: an option of .y4m files is given for another output, or is not a frame rate.
   """
 
-  input: str = option(None, ".kvc file, folder or glob to decompress.", required=True, path="input")
+  input: str = option(
+    None,
+    ".kvc file, folder or glob to decompress, or TFRecord files of compress --shards.",
+    required=True,
+    path="input",
+  )
   output: str = option(
     None,
     "The image (.png, .tif, .bmp, .ppm), the file of raw frames (.yuv, .y4m), the features (.npz), "
@@ -134,6 +145,11 @@ class DecompressOptions:
   full_range: bool | None = option(
     None,
     "For a .y4m header: whether black is 0, not 16; by default the header does not say it.",
+  )
+  shards: int | None = option(
+    None,
+    "Write so many TFRecord files into the folder OUTPUT, in place of a file for each image.",
+    low=1,
   )
   overwrite: bool = option(False, "Replace files that exist.")
   precision: str | None = option(

@@ -74,7 +74,7 @@ class Prepared(NamedTuple):
   run: codec_lib.Run
 
 
-class Model(tf.Module):
+class Model(model_folders.Reloaded, tf.Module):
   """A trained codec: float transforms, integer entropy models, and the fingerprint of both.
 
   A model of several rates codes at 256 steps of quality, from the lowest rate to the highest; a

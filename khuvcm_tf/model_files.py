@@ -11,6 +11,7 @@ then the first 3 of SHA-256 over the synthesis weights as stored. Files carry it
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -152,7 +153,9 @@ def load(path_or_name: str, precision: str = "float32") -> coding.Model:
     raise coding.ModelError(
       f"{folder} is not a whole model: {errors.reason(error)}; copy it again from its source"
     ) from error
-  return coding.Model(codec, entropy_models, fingerprint, description)
+  model = coding.Model(codec, entropy_models, fingerprint, description)
+  model.reload = functools.partial(load, path_or_name, precision)
+  return model
 
 
 def read_weights(path_or_name: str) -> dict[str, np.ndarray]:

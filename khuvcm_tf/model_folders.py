@@ -14,6 +14,7 @@ import contextlib
 import importlib.resources
 import json
 import os
+from typing import Callable
 
 import numpy as np
 
@@ -28,6 +29,34 @@ OWN_QUALITY = 50.0  # of models of several rates that were trained for one
 
 class ModelError(errors.Error):
   """A model that cannot be used, or not for this file or image."""
+
+
+class Reloaded:
+  """What is loaded from a folder; pickled, it is the call that loads it.
+
+  So a process that is sent a function with a model in it loads a model of its own.
+
+  Attributes:
+    fingerprint: what is loaded has it.
+    reload: the call, which is set by what loads the model.
+  """
+
+  reload: Callable[[], Reloaded] | None = None
+
+  def __reduce__(self):
+    if self.reload is None:
+      raise TypeError(f"{type(self).__name__} was not loaded from a folder, and is not pickled")
+    return _load_again, (self.reload, self.fingerprint)
+
+
+def _load_again(reload: Callable[[], Reloaded], fingerprint: object) -> Reloaded:
+  model = reload()
+  if model.fingerprint != fingerprint:
+    raise ModelError(
+      f"{os.uname().nodename} has another model under the same name, expected the same on all "
+      "machines; install the same version of the package, or give a folder that all of them see"
+    )
+  return model
 
 
 def default_quality(description: dict[str, object]) -> float | None:

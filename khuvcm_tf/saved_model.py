@@ -16,6 +16,7 @@ data) and `decompress_frame` (data -> y, uv, bits). Of a model of several rates 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 
@@ -142,11 +143,12 @@ def is_saved_model(folder: str) -> bool:
   return os.path.isfile(os.path.join(folder, "saved_model.pb"))
 
 
-class ExportedModel:
+class ExportedModel(model_folders.Reloaded):
   """A SavedModel with the public methods of `coding.Model`."""
 
   def __init__(self, folder: str):
     forks.check()
+    self.reload = functools.partial(ExportedModel, folder)
     try:
       self._signatures = tf.saved_model.load(paths.for_tensorflow(folder)).signatures
       self.fingerprint = model_folders.read_fingerprint(folder)

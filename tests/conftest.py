@@ -54,6 +54,20 @@ def count_calls(monkeypatch):
   return count
 
 
+@pytest.fixture
+def backwards():
+  """An executor that resumes as a cluster does, and gives its outcomes in another order."""
+  from khuvcm_tf.executor import Here
+
+  class Backwards(Here):
+    resumes = True
+
+    def map(self, function, items):
+      return reversed(list(super().map(function, items)))
+
+  return Backwards()
+
+
 class _CodedRows:
   """A coder that collects the CDF rows that symbols are coded with."""
 

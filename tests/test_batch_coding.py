@@ -25,6 +25,8 @@ MODEL = pathlib.Path(__file__).parent / "golden" / "mbt2018_mean" / "model"
 class _Plain:
   """Stands for a model: the height, width and first sample are the whole file."""
 
+  fingerprint, default_quality = b"plain", None
+
   def compress(self, image, quality=None):
     if image[0, 0, 0] == 13:
       raise coding.ModelError("a latent lies too far")
@@ -284,7 +286,9 @@ class TestRates:
 
   def _run(self, photos, model=VARIABLE, **given):
     output = photos.parent / "out"
-    options = CompressOptions(model, str(photos), str(output), overwrite=True, **given)
+    options = CompressOptions(
+      model=model, input=str(photos), output=str(output), overwrite=True, **given
+    )
     line = batch_coding.run_compress(options)
     return line, [(output / f"{name}.kvc").read_bytes() for name in ("a", "b")]
 

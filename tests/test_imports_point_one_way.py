@@ -22,6 +22,8 @@ ARROWS = {
   "bitstream": [],
   "data": ["ops"],
   "options": [],
+  "executor": [],
+  "cluster": ["executor", "options"],
   "runs": ["options", "data"],
   "results": ["options"],
   "model_folders": ["bitstream"],
@@ -30,16 +32,17 @@ ARROWS = {
   "rate_control": ["coding"],
   "model_files": ["coding"],
   "training": ["model_files", "runs"],
-  "evaluation": ["khuvcm_tf", "results"],
+  "evaluation": ["khuvcm_tf", "results", "executor"],
   "saved_model": ["model_files"],
   "conversion": ["model_files", "options"],
   "batch_options": ["options", "bitstream", "model_folders"],
-  "batch_coding": ["model_files", "saved_model", "rate_control", "batch_options"],
+  "batch_outputs": ["executor", "data", "model_folders"],
+  "batch_coding": ["model_files", "saved_model", "rate_control", "batch_options", "batch_outputs"],
   "program": [],
   "models": [],
   "khuvcm_tf": ["model_files"],  # the package's own __init__: the names that users import
   "detection": ["khuvcm_tf", "training", "evaluation", "saved_model", "conversion"],
-  "bin": ["detection", "batch_coding", "probe", "program"],
+  "bin": ["detection", "batch_coding", "cluster", "probe", "program"],
 }
 BELOW_ALL = {"errors", "atomic_files", "forks", "paths", "khuvcm_tf.__version__"}
 
@@ -128,6 +131,7 @@ def test_every_import_follows_an_arrow():
     ("khuvcm_tf/codecs/bmshj2018.py", "from khuvcm_tf import load"),
     ("khuvcm_tf/data/frames.py", "import khuvcm_tf.coding"),
     ("khuvcm_tf/training/loss.py", "from khuvcm_tf import program"),
+    ("khuvcm_tf/evaluation/evaluate.py", "from khuvcm_tf import cluster"),
     ("khuvcm_tf/runs/loop.py", "from khuvcm_tf.codecs import Codec"),
     ("khuvcm_tf/runs/loop.py", "from khuvcm_tf.training import losses"),
     ("khuvcm_tf/results/rows.py", "from khuvcm_tf import coding"),

@@ -286,6 +286,8 @@ class TestLumaOnly:
 class _Lossless:
   """Stands for a model: the samples are the whole file, and one frame cannot be coded."""
 
+  fingerprint, default_quality = b"lossless", None
+
   def check_frames(self):
     pass
 
@@ -401,8 +403,7 @@ class TestCompressRefuses:
   def _refused(self, here, text, name="clip.y4m", kind=frames.FrameError, **arguments):
     before = _tree(here)
     with pytest.raises(kind, match=text) as caught:
-      # No model: none is asked.
-      batch_coding.compress_frames(None, name, "kvc", **arguments)
+      batch_coding.compress_frames(_Lossless(), name, "kvc", **arguments)
     assert isinstance(caught.value, errors.Error) and "\n" not in str(caught.value)
     assert _tree(here) == before
 

@@ -61,6 +61,10 @@ class DetectionStore:
     """Returns the values of a key; None where they are not there."""
     return self._values.get(key)
 
+  def keys(self) -> frozenset[str]:
+    """Returns the keys that are there."""
+    return frozenset(self._values)
+
   def add(self, key: str, values: dict) -> None:
     """Appends the values of a key; ending the program afterwards does not lose them.
 

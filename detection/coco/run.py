@@ -13,6 +13,7 @@ out, the others are evaluated all the same, and `check_complete` then raises an 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -27,11 +28,12 @@ import tqdm
 from absl import logging
 
 from detection.coco import CocoError, evaluation
-from detection.coco.dataset import Dataset, Record
+from detection.coco.dataset import Dataset
 from detection.coco.detection_store import DetectionStore
 from detection.coco.detections import Detections, to_coco
 from khuvcm_tf import __version__, atomic_files
 from khuvcm_tf.evaluation import images
+from khuvcm_tf.executor import HERE, Executor, Progress
 from khuvcm_tf.results import provenance, rows
 
 
@@ -60,6 +62,7 @@ def run_evaluation(
   fingerprint: str,
   about: dict[str, object] | None = None,
   supercategories: bool = False,
+  executor: Executor = HERE,
 ) -> Result:
   """Evaluates a detector and writes the files of this module's docstring.
 
@@ -72,6 +75,7 @@ def run_evaluation(
     fingerprint: identifies the detector: its weights and all its settings.
     about: further entries of results.json, such as the detector's name.
     supercategories: whether numbers by super-category are wanted too, as "supercategories".
+    executor: calls the detector.
 
   Raises:
     CocoError: detector and data set have no category in common, or no image could be evaluated.
@@ -87,7 +91,9 @@ def run_evaluation(
   atomic_files.check_targets(written, [dataset.name])
   atomic_files.make_folder(output)
   with DetectionStore(stored) as store:
-    found, left_out = _detect_all(detect, dataset, store, f"{__version__} {fingerprint}", ids)
+    key = f"{__version__} {fingerprint}"
+    function = _Detect(detect, dataset, store.keys(), key, ids)
+    found, left_out = _detect_all(function, dataset, store, executor, output)
   if not found:
     raise CocoError(
       f"none of {len(dataset)} images was evaluated, expected at least one; the first: "
@@ -155,54 +161,78 @@ def check_complete(result: Result) -> None:
 
 
 def _detect_all(
-  detect: Callable[[np.ndarray], Detections],
+  detect: _Detect,
   dataset: Dataset,
   store: DetectionStore,
-  detector_key: str,
-  category_ids: dict[int, int],
+  executor: Executor,
+  output: str,
 ) -> tuple[dict[int, dict], list[dict[str, str]]]:
   """Returns what was found by image id, and the images left out with their reasons."""
-  found, left_out, taken_over = {}, [], 0
-  for record in tqdm.tqdm(dataset, unit="image", disable=True if len(dataset) == 1 else None):
-    result, reason = images.attempt(
-      record.file_name, _load_or_detect, detect, record, store, detector_key, category_ids
-    )
-    if result is None:
-      left_out.append({"file_name": record.file_name, "reason": reason})
-      continue
-    key, found[record.image_id] = result
-    if store.get(key) is None:
-      store.add(key, found[record.image_id])
-    else:
-      taken_over += 1
+  found, left_out, taken_over = {}, {}, 0
+  is_quiet = True if len(dataset) == 1 else None
+  with Progress(len(dataset), "image", executor, output, is_quiet) as progress:
+    for index, result, error in executor.map(detect, range(len(dataset))):
+      record = dataset.records[index]
+      if error is not None:
+        reason = images.left_out(error, record.file_name)
+        left_out[index] = {"file_name": record.file_name, "reason": reason}
+        progress.fail(record.file_name, reason)
+        continue
+      key, values = result
+      if values is None:
+        taken_over += 1
+      else:
+        store.add(key, values)
+      found[index] = store.get(key)
+      progress.add()
   if taken_over:
     logging.info("%d of %d images were detected before", taken_over, len(dataset))
-  return found, left_out
+  by_id = {dataset.records[index].image_id: found[index] for index in sorted(found)}
+  return by_id, [left_out[index] for index in sorted(left_out)]
 
 
-def _load_or_detect(
-  detect: Callable[[np.ndarray], Detections],
-  record: Record,
-  store: DetectionStore,
-  detector_key: str,
-  category_ids: dict[int, int],
-) -> tuple[str, dict[str, object]]:
-  """Returns an image's key and values in the store, where these are or should be added."""
-  with tqdm.tqdm.external_write_mode(sys.stderr):  # warnings do not tear the progress bar
-    image = record.read()
-  settings = [detector_key, sorted(category_ids.items()), record.image_id, image.shape]
-  key = hashlib.sha256(json.dumps(settings).encode() + image.tobytes()).hexdigest()
-  values = store.get(key)
-  if values is None:
+class _Detect:
+  """Detects in an image, given by its number; not where that was done before.
+
+  Args:
+    detect: as `run_evaluation` takes it.
+    dataset: whose images they are.
+    known: keys of what was detected before.
+    detector_key: identifies the detector.
+    category_ids: as `match` returns them.
+  """
+
+  def __init__(
+    self,
+    detect: Callable[[np.ndarray], Detections],
+    dataset: Dataset,
+    known: frozenset[str],
+    detector_key: str,
+    category_ids: dict[int, int],
+  ):
+    self._detect, self._known, self._category_ids = detect, known, category_ids
+    self._detector_key = detector_key
+    # Without the objects, as this may be sent to another process.
+    self._records = [dataclasses.replace(record, annotations=()) for record in dataset]
+
+  def __call__(self, number: int) -> tuple[str, dict[str, object] | None]:
+    """Returns an image's key and values in the store; None where it has them."""
+    record = self._records[number]
+    with tqdm.tqdm.external_write_mode(sys.stderr):  # warnings do not tear the progress bar
+      image = record.read()
+    categories = sorted(self._category_ids.items())
+    settings = [self._detector_key, categories, record.image_id, image.shape]
+    key = hashlib.sha256(json.dumps(settings).encode() + image.tobytes()).hexdigest()
+    if key in self._known:
+      return key, None
     start = time.perf_counter()
-    detections = detect(image)
+    detections = self._detect(image)
     seconds = time.perf_counter() - start
-    values = {
-      "detections": to_coco(detections, record.image_id, *image.shape[:2], category_ids),
+    return key, {
+      "detections": to_coco(detections, record.image_id, *image.shape[:2], self._category_ids),
       "has_masks": detections.masks is not None,
       "detect_s": seconds,
     }
-  return key, values
 
 
 def notes(

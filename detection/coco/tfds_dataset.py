@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import io
-
-import numpy as np
 
 from detection.coco import CocoError, categories
 from detection.coco.categories import Category
 from detection.coco.dataset import Dataset, Record
-from khuvcm_tf.data import image_files, tfds_images
+from khuvcm_tf.data import tfds_images
+from khuvcm_tf.data.inputs import Input
 
 
 def load(name: str, split: str, data_dir: str | None = None, limit: int | None = None) -> Dataset:
@@ -105,6 +103,8 @@ def _record(
       annotation["segmentation"] = {"size": [height, width], "counts": counts}
     annotations.append(annotation)
   file_name = example.get("image/filename", images.name_of(number).encode()).decode()
+  path, start, stop = images.span(number)
+  source = Input(path, file_name, start, stop)
   image_id = int(example.get("image/id", number + 1))
   return Record(
     image_id,
@@ -112,10 +112,6 @@ def _record(
     height,
     width,
     tuple(annotations),
-    load=functools.partial(_read_image, images, number, file_name),
+    # Decoded as for a data set of files; TFDS's own JPEG decoder differs by a few levels.
+    load=functools.partial(source.read_image, None),
   )
-
-
-def _read_image(images: tfds_images.TfdsImages, number: int, file_name: str) -> np.ndarray:
-  """Decodes as for a data set of files; TFDS's own JPEG decoder differs by a few levels."""
-  return image_files.read_image(file_name, file=io.BytesIO(images.encoded(number)))

@@ -27,7 +27,7 @@ from detection.coco.detections import to_coco
 from detection.experiments import ExperimentError, features, rules
 from detection.experiments.rules import NONE, Predictors, Rule
 from detection.predictor import Predictor
-from khuvcm_tf import __version__, model_folders
+from khuvcm_tf import __version__, executor, model_folders
 from khuvcm_tf.data.stored_features import ImageFeatures
 from khuvcm_tf.evaluation import images
 
@@ -173,8 +173,9 @@ class Runner:
     """Returns the detections that each rule leads to, in all images that can be read."""
     found, readable = {rule: [] for rule in keys}, []
     for record in tqdm.tqdm(self._records, unit="image", disable=None):
-      image, reason = images.attempt(record.file_name, _read, record)
-      if image is None:
+      image, error = executor.attempt(_read, record)
+      if error is not None:
+        reason = images.left_out(error, record.file_name)
         if self._outcomes:  # of the same images as what comes now
           raise ExperimentError(f"{reason}; it could be read before: start again")
         self.left_out.append({"file_name": record.file_name, "reason": reason})

@@ -26,7 +26,7 @@ from detection.experiments.features import FeatureSource, digest
 from detection.feature_coding import FeatureCodingError
 from detection.feature_coding.coders import FeatureCoder
 from detection.predictor import Predictor
-from khuvcm_tf import __version__
+from khuvcm_tf import __version__, executor
 from khuvcm_tf.data.stored_features import ImageFeatures
 from khuvcm_tf.evaluation import images
 from khuvcm_tf.ops.pyramid import BOX_LEVELS
@@ -93,8 +93,9 @@ class Measurement:
     unchanged = []
     bar = tqdm.tqdm(self.dataset, unit="image", disable=None)
     for record in bar:
-      image, reason = images.attempt(record.file_name, _read, record)
-      if image is None:
+      image, error = executor.attempt(_read, record)
+      if error is not None:
+        reason = images.left_out(error, record.file_name)
         left_out.append({"file_name": record.file_name, "reason": reason})
         continue
       used.append(record.image_id)

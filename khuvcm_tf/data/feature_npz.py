@@ -10,6 +10,7 @@ The arrays are not compressed, so that nobody can make a reader allocate more th
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import zipfile
 from collections.abc import Iterator
@@ -34,17 +35,23 @@ def write(path: str, stored: StoredFeatures) -> None:
     FeatureError: a value is not finite in the type that is to be stored.
     atomic_files.FileError: the file cannot be written.
   """
+  atomic_files.write_bytes(path, encode(stored))
+
+
+def encode(stored: StoredFeatures) -> bytes:
+  """Returns what `write` writes."""
   metadata = stored.metadata
   arrays = {
     **stored_features.to_arrays(stored),
     **{key: np.array(getattr(metadata, key), "<i4") for key in _SIZES},
     **{key: np.array(getattr(metadata, key)) for key in _TEXTS},
   }
-  # Not by `np.savez`, which on a full disk leaves an open archive, whose end prints a traceback.
-  with atomic_files.new_file(path) as new, zipfile.ZipFile(new, "x") as archive:
+  content = io.BytesIO()
+  with zipfile.ZipFile(content, "w") as archive:
     for name, array in arrays.items():
       with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
         np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
+  return content.getvalue()
 
 
 def read_metadata(path: str) -> Metadata:

@@ -47,7 +47,7 @@ class Entry(NamedTuple):
   metadata: Metadata
 
 
-class _File(NamedTuple):
+class File(NamedTuple):
   """A file as the index lists it."""
 
   name: str
@@ -149,16 +149,15 @@ class RecordWriter:
     atomic_files.make_folder(folder)
     files = self._whole_files()
     self._found = {entry.metadata.name: entry.metadata for f in files for entry in f.entries}
-    self._number = max((int(_NAME.fullmatch(f.name)[1]) + 1 for f in files), default=0)
+    self._number = max((_number(file) + 1 for file in files), default=0)
     # Without the line that a kill has cut.
     lines = [{"format": _FORMAT, **self._shared}, *map(_to_line, files)]
     atomic_files.write_text(
       os.path.join(folder, INDEX), "".join(f"{json.dumps(line)}\n" for line in lines)
     )
-    self._stack, self._writer = contextlib.ExitStack(), None
-    self._entries, self._offset = [], 0
+    self._file = None
 
-  def _whole_files(self) -> list[_File]:
+  def _whole_files(self) -> list[File]:
     """Returns the files that count; those of another size than the index says are removed."""
     if not os.path.exists(os.path.join(self._folder, INDEX)):
       return []
@@ -179,6 +178,10 @@ class RecordWriter:
     """Returns what is known of a photo's features; None where they are not there."""
     return self._found.get(name)
 
+  def path_of(self, number: int) -> str:
+    """Returns the path of a file that is to be added; 0 is the next."""
+    return os.path.join(self._folder, f"features-{self._number + number:05}.tfrecord")
+
   def add(self, stored: StoredFeatures) -> None:
     """Adds the features of a photo.
 
@@ -186,33 +189,67 @@ class RecordWriter:
       FeatureError: a value is not finite in the type that is to be stored.
       atomic_files.FileError: the file cannot be written.
     """
-    record = _to_example(stored)
-    if self._writer is None:
-      self._open_file()
-    self._call(self._writer.write, record)
-    self._entries.append(Entry(self._path, self._offset, stored.metadata))
-    self._offset += len(record) + _FRAME
-    if len(self._entries) == self._images_per_file:
-      self._finish_file()
+    if self._file is None:
+      self._file = FileWriter(self.path_of(0)).__enter__()
+    self._file.add(stored)
+    if len(self._file.written.entries) == self._images_per_file:
+      self.__exit__(None, None, None)
+
+  def add_file(self, file: File) -> None:
+    """Adds a file that a `FileWriter` has written to one of `path_of`.
+
+    Raises:
+      atomic_files.FileError: the index cannot be written.
+    """
+    _append(os.path.join(self._folder, INDEX), f"{json.dumps(_to_line(file))}\n")
+    self._found.update({entry.metadata.name: entry.metadata for entry in file.entries})
+    self._number = max(self._number, _number(file) + 1)
 
   def __enter__(self) -> RecordWriter:
     return self
 
   def __exit__(self, kind, error, trace) -> None:
-    if kind is None and self._writer is not None:
-      self._finish_file()
-    elif self._writer is not None:
+    if self._file is not None:
+      file, self._file = self._file, None
+      file.__exit__(kind, error, trace)
+      if kind is None:
+        self.add_file(file.written)
+
+
+class FileWriter:
+  """Writes a file of photos, whole or not at all; `RecordWriter.add_file` then lists it.
+
+  Args:
+    path: of the file.
+
+  Attributes:
+    written: the file as the index lists it.
+  """
+
+  def __init__(self, path: str):
+    self._path, self._stack = path, contextlib.ExitStack()
+    self.written = File(os.path.basename(path), 0, ())
+
+  def __enter__(self) -> FileWriter:
+    new = self._stack.enter_context(atomic_files.new_file(self._path))
+    self._writer = self._call(tf.io.TFRecordWriter, new)
+    return self
+
+  def add(self, stored: StoredFeatures) -> None:
+    """As `RecordWriter.add`."""
+    record, (name, size, entries) = _to_example(stored), self.written
+    self._call(self._writer.write, record)
+    entries = (*entries, Entry(self._path, size, stored.metadata))
+    self.written = File(name, size + len(record) + _FRAME, entries)
+
+  def __exit__(self, kind, error, trace) -> None:
+    if kind is None:
+      with self._stack:  # Takes the temporary file away where it cannot be completed.
+        self._call(self._writer.close)
+    else:
       with contextlib.suppress(Exception):  # The error that led here is told.
         self._writer.close()
       self._stack.__exit__(kind, error, trace)
-
-  @property
-  def _path(self) -> str:
-    return os.path.join(self._folder, f"features-{self._number:05}.tfrecord")
-
-  def _open_file(self) -> None:
-    new = self._stack.enter_context(atomic_files.new_file(self._path))
-    self._writer = self._call(tf.io.TFRecordWriter, new)
 
   def _call(self, function, *arguments):
     """Calls a function of TensorFlow's that writes."""
@@ -224,14 +261,9 @@ class RecordWriter:
         "folder with space left; run again to go on"
       ) from error
 
-  def _finish_file(self) -> None:
-    with self._stack:  # Takes the temporary file away where it cannot be completed.
-      self._call(self._writer.close)
-    self._writer = None
-    file = _File(os.path.basename(self._path), self._offset, tuple(self._entries))
-    _append(os.path.join(self._folder, INDEX), f"{json.dumps(_to_line(file))}\n")
-    self._found.update({entry.metadata.name: entry.metadata for entry in self._entries})
-    self._entries, self._offset, self._number = [], 0, self._number + 1
+
+def _number(file: File) -> int:
+  return int(_NAME.fullmatch(file.name)[1])
 
 
 def _append(path: str, line: str) -> None:
@@ -244,7 +276,7 @@ def _append(path: str, line: str) -> None:
     ) from error
 
 
-def _to_line(file: _File) -> dict[str, object]:
+def _to_line(file: File) -> dict[str, object]:
   images = [
     {**{key: getattr(entry.metadata, key) for key in _OWN}, "offset": entry.offset}
     for entry in file.entries
@@ -252,7 +284,7 @@ def _to_line(file: _File) -> dict[str, object]:
   return {"file": file.name, "bytes": file.size, "images": images}
 
 
-def _parse_index(folder: str) -> tuple[dict[str, object], list[_File]]:
+def _parse_index(folder: str) -> tuple[dict[str, object], list[File]]:
   """Returns what the index says of all features, and its files; a line that was cut is left out."""
   path = os.path.join(folder, INDEX)
   try:
@@ -271,7 +303,7 @@ def _parse_index(folder: str) -> tuple[dict[str, object], list[_File]]:
     ) from error
 
 
-def _parse_line(folder: str, shared: dict[str, object], line: dict) -> _File:
+def _parse_line(folder: str, shared: dict[str, object], line: dict) -> File:
   name, entries = line["file"], []
   if not _NAME.fullmatch(name):
     raise ValueError(f"it lists a file {name!r}")
@@ -283,7 +315,7 @@ def _parse_line(folder: str, shared: dict[str, object], line: dict) -> _File:
     if type(image["offset"]) is not int or image["offset"] < 0:
       raise ValueError(f"it has offset {image['offset']!r}")
     entries.append(Entry(os.path.join(folder, name), image["offset"], metadata))
-  return _File(name, line["bytes"], tuple(entries))
+  return File(name, line["bytes"], tuple(entries))
 
 
 def _to_example(stored: StoredFeatures) -> bytes:

@@ -172,6 +172,11 @@ def write_image(path: str, image: np.ndarray) -> None:
     atomic_files.FileError: the file cannot be written.
     ValueError: `image` is of another dtype or shape.
   """
+  atomic_files.write_bytes(path, encode(path, image))
+
+
+def encode(path: str, image: np.ndarray) -> bytes:
+  """Returns what `write_image` writes."""
   check_lossless(path)
   image = np.asarray(image)
   if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3) or not image.size:
@@ -182,7 +187,7 @@ def write_image(path: str, image: np.ndarray) -> None:
   file = io.BytesIO()
   kind = LOSSLESS[os.path.splitext(path)[1].lower()]
   Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(file, kind)
-  atomic_files.write_bytes(path, file.getvalue())
+  return file.getvalue()
 
 
 def check_lossless(path: str) -> None:

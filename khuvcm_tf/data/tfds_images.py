@@ -4,29 +4,21 @@ TFDS itself gives the examples of a TFRECORD data set only one after the other. 
 indexed at the start by the position of each encoded image, so that training can draw images in any
 order from sets of any size and can go on at any step. An image costs 20 bytes of index.
 
-    file     = record, record, ...
-    record   = length (u64), CRC of it (u32), length bytes of an Example, CRC of them (u32)
-    Example  = features { feature { key: "image", value { bytes_list { value: PNG, JPEG } } } ... }
-
-Reference: "TFRecord and tf.train.Example" in TensorFlow's guides; "Encoding" in the documentation
-of Protocol Buffers.
+`khuvcm_tf.data.records` has the format.
 """
 
 from __future__ import annotations
 
 import io
-import mmap
-import struct
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from khuvcm_tf.data import DataError, image_files
+from khuvcm_tf.data import DataError, image_files, records
 
 _HEAD = 4096  # bytes, enough for the header of most images
-_BYTES = 2  # wire type of Protocol Buffers
-_BYTES_LIST = 1  # field of a Feature
 
 
 class TfdsImages:
@@ -52,8 +44,12 @@ class TfdsImages:
     self._paths = [instruction.filename for instruction in instructions]
     counts = [instruction.take for instruction in instructions]
     self._files = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    spans = [_spans(each.filename, each.skip, each.take) for each in instructions]
-    self._spans = np.concatenate([np.zeros((0, 2), np.int64), *spans])
+    self._spans = np.zeros((len(self._files), 2), np.int64)
+    found = (
+      records.spans(each.filename, ("image",), each.skip, each.take) for each in instructions
+    )
+    for number, spans in enumerate(itertools.chain.from_iterable(found)):
+      self._spans[number] = spans["image"]
 
   def __len__(self) -> int:
     return len(self._files)
@@ -103,14 +99,17 @@ class TfdsImages:
     Raises:
       DataError: the file cannot be read.
     """
-    path, (start, stop) = self._paths[self._files[number]], self._spans[number]
-    size = int(stop - start)
+    path, start, stop = self.span(number)
     try:
       with open(path, "rb") as file:
         file.seek(start)
-        return file.read(size if most is None else min(size, most))
+        return file.read(stop - start if most is None else min(stop - start, most))
     except OSError as error:
       raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+  def span(self, number: int) -> tuple[str, int, int]:
+    """Returns in which file an image is stored, and where its bytes start and stop there."""
+    return self._paths[self._files[number]], *map(int, self._spans[number])
 
 
 def find(name: str, splits: Sequence[str], data_dir: str | None = None) -> TfdsImages:
@@ -177,62 +176,3 @@ def find(name: str, splits: Sequence[str], data_dir: str | None = None) -> TfdsI
 def _is_usable(feature) -> bool:
   shape = feature.shape
   return feature.np_dtype == np.uint8 and len(shape) == 3 and shape[2] in (None, 1, 3)
-
-
-def _spans(path: str, skip: int, take: int) -> np.ndarray:
-  """Returns where encoded images start and stop in a TFRecord file: int64 [take, 2]."""
-  spans, start, number = np.zeros((take, 2), np.int64), 0, 0
-  try:
-    with (
-      open(path, "rb") as file,
-      mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-    ):
-      for number in range(skip + take):
-        (length,) = struct.unpack_from("<Q", data, start)
-        start += 12
-        if start + length + 4 > len(data):
-          raise ValueError("it ends behind the file's end")
-        if number >= skip:
-          spans[number - skip] = _find_image(data, start, start + length)
-        start += length + 4
-  except (OSError, ValueError, IndexError, struct.error) as error:
-    reason = getattr(error, "strerror", None) or error
-    raise DataError(
-      f"{path}: record {number} cannot be read: {reason}; prepare the data set anew"
-    ) from error
-  return spans
-
-
-def _find_image(data, start: int, stop: int) -> tuple[int, int]:
-  """Returns where the bytes of the feature `image` start and stop within a serialized Example."""
-  for features in _fields(data, start, stop):
-    for feature in _fields(data, *features[1:]):
-      (_, *key), (_, *value) = sorted(_fields(data, *feature[1:]))
-      if data[slice(*key)] == b"image":
-        ((kind, *values),) = _fields(data, *value)
-        if kind != _BYTES_LIST:
-          raise ValueError("it is not an Example with an encoded image")
-        ((_, first, last),) = _fields(data, *values)
-        return first, last
-  raise ValueError("it has no feature `image`")
-
-
-def _fields(data, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-  """Yields number, start and stop of the fields of a serialized message, all of them of bytes."""
-  while start < stop:
-    tag, start = _varint(data, start)
-    length, start = _varint(data, start)
-    if tag & 7 != _BYTES or start + length > stop:
-      raise ValueError("it is not an Example with an encoded image")
-    yield tag >> 3, start, start + length
-    start += length
-
-
-def _varint(data, start: int) -> tuple[int, int]:
-  """Returns a number of 7 bits a byte, lowest first, and where it stops."""
-  value = shift = 0
-  while True:
-    byte = data[start]
-    value, shift, start = value | (byte & 127) << shift, shift + 7, start + 1
-    if byte < 128:
-      return value, start

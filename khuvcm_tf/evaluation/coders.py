@@ -69,6 +69,9 @@ class _Shared:
   def __init__(self, path: str, precision: str):
     self._path, self._precision, self.is_warm = path, precision, False
 
+  def __getstate__(self) -> dict[str, object]:
+    return {**self.__dict__, "is_warm": False}  # A model that was loaded is loaded again.
+
   @functools.cached_property
   def model(self) -> coding.Model:
     return model_files.load(self._path, self._precision)

@@ -10,22 +10,26 @@ program with an error.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import math
 import os
+import pathlib
 import tempfile
 from collections.abc import Sequence
 from typing import Callable, NamedTuple
 
 import numpy as np
-import tqdm
 from absl import logging
 
 from khuvcm_tf import atomic_files, errors
-from khuvcm_tf.data import image_files
+from khuvcm_tf.data import inputs
+from khuvcm_tf.data.inputs import Input
 from khuvcm_tf.evaluation import anchors, coders, images
 from khuvcm_tf.evaluation.options import EvaluateOptions
+from khuvcm_tf.executor import HERE, Executor, Progress
 from khuvcm_tf.options import check
-from khuvcm_tf.results import provenance, rows
+from khuvcm_tf.results import points, provenance, rows
 
 ANCHORS = ("jpeg", "webp")  # fast enough to be bisected for each image
 
@@ -44,13 +48,14 @@ class Evaluation(NamedTuple):
   left_out: list[dict[str, str]]  # "path" and "reason"
 
 
-def run(options: EvaluateOptions) -> Evaluation:
+def run(options: EvaluateOptions, executor: Executor = HERE) -> Evaluation:
   """Evaluates a model and writes `results.csv` and `results.json`.
 
   Until these are there, `results.part.jsonl` has a line for each row, also of a run that was ended.
 
   Args:
     options: the model, the images, and how they are evaluated.
+    executor: evaluates them. Where it resumes, rows are kept in `points`, and not made again.
 
   Returns:
     What was evaluated; at least one row.
@@ -64,16 +69,22 @@ def run(options: EvaluateOptions) -> Evaluation:
     coding.ModelError: the model cannot be loaded.
   """
   check(options)
-  paths = image_files.find_images(options.images)
+  found = inputs.find_images(options.images)
   _check_anchors(options.anchors)
   at_qualities = coders.coders_at(options.model, options.precision)
   at_qualities[0].load()  # now, as a damaged model is no reason to leave images out
   os.makedirs(options.output, exist_ok=True)
   part = os.path.join(options.output, "results.part.jsonl")
-  with tempfile.TemporaryDirectory() as temporary, atomic_files.kept_lines(part) as keep:
-    folder = os.path.join(options.output, "files") if options.keep_files else temporary
-    evaluation = evaluate(at_qualities, paths, folder, options.alpha, options.anchors, keep)
-    _write(options, at_qualities[0], evaluation, len(paths))
+  measure = Measure(
+    at_qualities,
+    os.path.join(options.output, "files") if options.keep_files else None,
+    options.alpha,
+    options.anchors,
+    os.path.join(options.output, "points") if executor.resumes else None,
+  )
+  with atomic_files.kept_lines(part) as keep:
+    evaluation = evaluate(measure, found, executor, options.output, keep)
+    _write(options, at_qualities[0], evaluation, len(found))
   return evaluation
 
 
@@ -104,54 +115,109 @@ def _write(
   rows.write_json(os.path.join(options.output, "results.json"), content)
 
 
-def evaluate(
-  at_qualities: Sequence[coders.Coder],
-  paths: Sequence[str],
-  folder: str,
-  alpha: str = "refuse",
-  anchor_names: Sequence[str] = (),
-  keep: Callable[[rows.Row], None] = lambda row: None,
-) -> Evaluation:
-  """Evaluates coders on image files.
+class Measure:
+  """Measures an image with coders.
 
   Args:
     at_qualities: coders of one model, one of them where it has one rate.
-    paths: of the images.
     folder: for the coded files, those of a quality in a folder such as q30; made where it does not
-      exist.
+      exist. None: they are not kept.
     alpha: what is done with transparency (`image_files.read_image`).
     anchor_names: of `ANCHORS`.
-    keep: called with each row as soon as it is measured.
+    points: folder for rows, from which they are taken where they are there; None: there is none.
+  """
+
+  def __init__(
+    self,
+    at_qualities: Sequence[coders.Coder],
+    folder: str | None = None,
+    alpha: str = "refuse",
+    anchor_names: Sequence[str] = (),
+    points: str | None = None,
+  ):
+    self._coders, self._folder, self._alpha = at_qualities, folder, alpha
+    self._anchors, self._points, self._is_warm = anchor_names, points, False
+
+  def __call__(self, item: tuple[Input, str]) -> list[rows.Row]:
+    """Returns the rows of an image, by quality, given with its name."""
+    source, name = item
+    read = functools.lru_cache(maxsize=1)(lambda: self._read(source))
+    return [self._row(coder, source, name, read) for coder in self._coders]
+
+  def _read(self, source: Input) -> np.ndarray:
+    image = images.read(source, self._alpha)
+    if not self._is_warm:
+      for coder in self._coders:
+        coder.warm_up(image)
+      self._is_warm = True
+    return image
+
+  def _row(
+    self, coder: coders.Coder, source: Input, name: str, read: Callable[[], np.ndarray]
+  ) -> rows.Row:
+    at_quality = "" if coder.quality is None else f"q{coder.quality:g}"
+    file = os.path.join(self._folder, at_quality, name + coder.suffix) if self._folder else None
+    make = functools.partial(self._make, coder, file, read)
+    if self._points:
+      content = hashlib.sha256(source.content()).hexdigest()
+      row = points.load_or_make(
+        pathlib.Path(self._points, at_quality, f"{name}.json"),
+        key=f"{coder.key} {content} {self._alpha}",
+        columns=[*images.COLUMNS, *map(_column, self._anchors)],
+        make=make,
+        is_current=lambda row: not file or os.path.exists(file),
+      )
+    else:
+      row = make()
+    quality = {} if coder.quality is None else {"quality": coder.quality}
+    return {"name": name, **quality, **row}
+
+  def _make(
+    self, coder: coders.Coder, file: str | None, read: Callable[[], np.ndarray]
+  ) -> rows.Row:
+    image = read()
+    with tempfile.TemporaryDirectory() as temporary:
+      row, _ = images.code(coder, image, file or os.path.join(temporary, "image"))
+    return {**row, **{_column(a): _anchor_psnr(a, image, row["bytes"]) for a in self._anchors}}
+
+
+def evaluate(
+  measure: Callable[[tuple[Input, str]], list[rows.Row]],
+  found: Sequence[Input],
+  executor: Executor = HERE,
+  output: str | None = None,
+  keep: Callable[[rows.Row], None] = lambda row: None,
+) -> Evaluation:
+  """Evaluates coders on images.
+
+  Args:
+    measure: a `Measure`.
+    found: the images.
+    executor: calls it.
+    output: folder for the list of failures; None for none.
+    keep: called with each row as it comes.
 
   Returns:
     A row at each quality for each image that could be read and coded.
   """
-  found, left_out = [], []
-
-  def measure(path, name):
-    image = images.read(path, alpha)
-    if not found:
-      for coder in at_qualities:
-        coder.warm_up(image)
-    return [measure_at(coder, image, name) for coder in at_qualities]
-
-  def measure_at(coder, image, name):
-    has_quality = coder.quality is not None
-    file = os.path.join(folder, f"q{coder.quality:g}" if has_quality else "", name + coder.suffix)
-    row, _ = images.code(coder, image, file)
-    psnrs = {f"psnr_{a}": _anchor_psnr(a, image, row["bytes"]) for a in anchor_names}
-    found = {"name": name, **({"quality": coder.quality} if has_quality else {}), **row, **psnrs}
-    keep(rows.to_json(found))
-    return found
-
-  bar = tqdm.tqdm(paths, unit="image", disable=True if len(paths) == 1 else None)
-  for path, name in zip(bar, images.names(paths)):
-    of_image, reason = images.attempt(path, measure, path, name)
-    if of_image is None:
-      left_out.append({"path": path, "reason": reason})
-    else:
-      found.append(of_image)
-  return Evaluation([row for at_quality in zip(*found) for row in at_quality], left_out)
+  items, of_images, left_out = list(zip(found, images.names(found))), {}, {}
+  is_quiet = True if len(items) == 1 else None
+  with Progress(len(items), "image", executor, output, is_quiet) as progress:
+    for index, result, error in executor.map(measure, items):
+      if error is None:
+        of_images[index] = result
+        for row in result:
+          keep(rows.to_json(row))
+        progress.add(size=sum(row["bytes"] for row in result))
+        continue
+      path = found[index].label
+      left_out[index] = {"path": path, "reason": images.left_out(error, path)}
+      progress.fail(path, left_out[index]["reason"])
+  in_order = [of_images[index] for index in sorted(of_images)]
+  return Evaluation(
+    [row for at_quality in zip(*in_order) for row in at_quality],
+    [left_out[index] for index in sorted(left_out)],
+  )
 
 
 def table(found: Sequence[rows.Row]) -> str:
@@ -188,6 +254,10 @@ def _check_anchors(anchor_names: Sequence[str]):
         f"no anchor is called {name!r}; expected some of {', '.join(ANCHORS)}; write "
         "--anchors=jpeg,webp"
       )
+
+
+def _column(anchor: str) -> str:
+  return f"psnr_{anchor}"
 
 
 def _anchor_psnr(name: str, image: np.ndarray, size: int) -> float:

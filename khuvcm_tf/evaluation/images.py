@@ -19,15 +19,13 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import Callable, TypeVar
 
 import numpy as np
-import tensorflow as tf
 import tqdm
 from absl import logging
 
-from khuvcm_tf import atomic_files, errors
-from khuvcm_tf.data import image_files
+from khuvcm_tf import atomic_files, executor
+from khuvcm_tf.data.inputs import Input
 from khuvcm_tf.evaluation import coders, metrics
 from khuvcm_tf.results.rows import Quantity, Row
 
@@ -44,8 +42,6 @@ COLUMNS: dict[str, Quantity] = {
     Quantity("decode_s", "Decode", "s", 3),
   )
 }
-
-_Result = TypeVar("_Result")
 
 
 def code(coder: coders.Coder, image: np.ndarray, path: str) -> tuple[Row, np.ndarray]:
@@ -84,51 +80,31 @@ def code(coder: coders.Coder, image: np.ndarray, path: str) -> tuple[Row, np.nda
   return row, decoded
 
 
-def read(path: str, alpha: str) -> np.ndarray:
+def read(source: Input, alpha: str) -> np.ndarray:
   """Reads an image as `image_files.read_image` does; warnings do not tear a progress bar."""
   with tqdm.tqdm.external_write_mode(sys.stderr):
-    return image_files.read_image(path, alpha)
+    return source.read_image(alpha)
 
 
-def attempt(
-  path: str, function: Callable[..., _Result], *arguments, prefix: str = ""
-) -> tuple[_Result | None, str]:
-  """Calls a function for one image of many.
-
-  Args:
-    path: of the image.
-    function: called with the arguments.
-    prefix: of the reason.
-
-  Returns:
-    (result, ""); or, where the image cannot be read or coded, (None, the reason), which is logged.
-
-  Raises:
-    atomic_files.NoRoomError: of the next image nothing could be written either.
-  """
-  try:
-    return function(*arguments), ""
-  except atomic_files.NoRoomError:
-    raise
-  except (errors.Error, OSError, MemoryError, tf.errors.OpError) as error:
-    text = errors.known_text(error)
-    if text is None and not isinstance(error, OSError):
-      raise
-    text = text or str(error)  # of an encoder's own OSError
-  reason = prefix + (text if path in text else f"{path}: {text}")
+def left_out(error: Exception, name: str, prefix: str = "") -> str:
+  """Returns why an image is left out, which is logged; begins with `prefix`."""
+  reason = prefix + executor.reason(error, name)
   with tqdm.tqdm.external_write_mode(sys.stderr):
     logging.warning("left out: %s", reason)
-  return None, reason
+  return reason
 
 
-def names(paths: Sequence[str]) -> list[str]:
-  """Returns the paths below their common folder, without suffixes where they differ without.
+def names(found: Sequence[Input]) -> list[str]:
+  """Returns the names below the images' common folder, without suffixes where they differ without.
 
   Example:
-    >>> names(["a/b/x.png", "a/c/x.png"]), names(["x.png", "x.jpg"])
-    (['b/x', 'c/x'], ['x.png', 'x.jpg'])
+    >>> from khuvcm_tf.data import inputs
+    >>> names(inputs.of_files(["a/b/x.png", "a/c/x.png"]))
+    ['b/x', 'c/x']
+    >>> names(inputs.of_files(["x.png", "x.jpg"]))
+    ['x.png', 'x.jpg']
   """
-  root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
-  whole = [os.path.relpath(path, root) for path in paths]
+  root = os.path.commonpath([os.path.join(os.sep, os.path.dirname(each.name)) for each in found])
+  whole = [os.path.relpath(os.path.join(os.sep, each.name), root) for each in found]
   stems = [os.path.splitext(name)[0] for name in whole]
   return stems if len(set(stems)) == len(stems) else whole

@@ -14,7 +14,12 @@ _MODEL = "A shipped model's name, a training workdir or a model's folder"
 class _ImageOptions:
   """What all evaluations on a set of images share."""
 
-  images: str | None = option(None, "Image, folder or quoted glob.", required=True, path="input")
+  images: str | None = option(
+    None,
+    "Image, folder, quoted glob, TFRecord files, or tfds:NAME:SPLIT.",
+    required=True,
+    path="input",
+  )
   output: str | None = option(None, "Folder for the results.", required=True, path="output")
   precision: str = option(
     "float32",

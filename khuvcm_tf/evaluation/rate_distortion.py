@@ -22,17 +22,17 @@ import pathlib
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent import futures
 from typing import NamedTuple
 
 import numpy as np
-import tqdm
 from absl import logging
 
 from khuvcm_tf import errors
-from khuvcm_tf.data import image_files
+from khuvcm_tf.data import image_files, inputs
+from khuvcm_tf.data.inputs import Input
 from khuvcm_tf.evaluation import anchors, coders, images, metrics
 from khuvcm_tf.evaluation.options import RateDistortionOptions
+from khuvcm_tf.executor import HERE, Executor, Here, Progress
 from khuvcm_tf.options import check
 from khuvcm_tf.results import bjontegaard, points, provenance, rows
 
@@ -60,11 +60,12 @@ class Comparison(NamedTuple):
   left_out: list[dict[str, str]]  # "reason" and "codec" or "image" of what is missing
 
 
-def run(options: RateDistortionOptions) -> Comparison:
+def run(options: RateDistortionOptions, executor: Executor = HERE) -> Comparison:
   """Compares codecs and writes `results.json` and `results.csv`.
 
   Args:
     options: what is compared, and how.
+    executor: codes the images; in this process `options.jobs` at the same time.
 
   Raises:
     OptionsError: an option is out of range.
@@ -75,28 +76,34 @@ def run(options: RateDistortionOptions) -> Comparison:
     atomic_files.FileError: results cannot be written.
   """
   check(options)
+  if not executor.resumes:
+    executor = Here(options.jobs)
+  elif options.jobs > 1:
+    raise ComparisonError(
+      f"found --jobs={options.jobs} with --cluster, expected one of them; give --workers"
+    )
   # Without what an earlier run wrote, and this one would replace.
   output = os.path.realpath(options.output)
   own = tuple(os.path.join(output, name, "") for name in ("files", "images", "plots"))
-  found = image_files.find_images(options.images)
-  paths = [path for path in found if not os.path.realpath(path).startswith(own)]
-  if not paths:
+  listed = inputs.find_images(options.images)
+  found = [each for each in listed if not os.path.realpath(each.path).startswith(own)]
+  if not found:
     raise ComparisonError(
-      f"{options.images}: all {len(found)} images are files of an earlier run in {options.output}, "
-      "which would be replaced, expected others; give another --output"
+      f"{options.images}: all {len(listed)} images are files of an earlier run in "
+      f"{options.output}, which would be replaced, expected others; give another --output"
     )
   codecs, left_out = _codecs(options)
   published = _published(options.published)
   os.makedirs(options.output, exist_ok=True)
-  names = _names(paths)
-  all_rows, failures = _measure(options, codecs, paths, names)
+  names = _names(found)
+  all_rows, failures = _measure(options, codecs, found, names, executor)
   left_out += failures
   if not all_rows:
     raise ComparisonError(f"nothing was coded, expected at least one file; {left_out[0]['reason']}")
   compared, not_compared = rows.common(all_rows, "image", "codec", "rate_point")
   if not compared:
     raise ComparisonError(
-      f"none of {len(paths)} images was coded by all codecs at all rate points, expected at least "
+      f"none of {len(found)} images was coded by all codecs at all rate points, expected at least "
       f"one to compare them by; {left_out[0]['reason']}; leave a codec out, or give other images"
     )
   descriptions = {codec: _describe(codec, own, compared) for codec, own in codecs.items()}
@@ -180,85 +187,114 @@ def published_curves() -> dict[str, dict]:
   return json.loads(_PUBLISHED.read_text(encoding="utf-8"))
 
 
+class _Item(NamedTuple):
+  """An image at a rate point of a codec."""
+
+  codec: str
+  rate_point: str
+  source: Input
+  name: str  # in the results
+  is_shown: bool  # whether the decoded image is kept
+
+
 def _measure(
   options: RateDistortionOptions,
   codecs: Mapping[str, Coders],
-  paths: Sequence[str],
+  found: Sequence[Input],
   names: Sequence[str],
+  executor: Executor,
 ) -> tuple[list[rows.Row], list[dict[str, str]]]:
   """Returns rows, with a column conversion_psnr beside theirs, and images that are left out."""
-  all_rows, left_out = [], []
-  count = len(paths) * sum(map(len, codecs.values()))
-  with tqdm.tqdm(total=count, unit="file", disable=None) as bar:
-    for codec, own in codecs.items():
-      for rate_point, coder in own.items():
-        point = _RatePoint(options, codec, rate_point, coder)
-        with futures.ThreadPoolExecutor(options.jobs) as pool:
-          are_shown = (index < options.shown for index in range(len(paths)))
-          for name, (row, reason) in zip(names, pool.map(point.row, paths, names, are_shown)):
-            bar.update()
-            if row is None:
-              left_out.append({"image": name, "reason": reason})
-            else:
-              all_rows.append({"codec": codec, "rate_point": rate_point, "image": name, **row})
-        coder.unload()
-  return all_rows, left_out
+  items = [
+    _Item(codec, rate_point, source, name, index < options.shown)
+    for codec, own in codecs.items()
+    for rate_point in own
+    for index, (source, name) in enumerate(zip(found, names))
+  ]
+  measured, left_out = {}, {}
+  with Progress(len(items), "file", executor, options.output) as progress:
+    for index, row, error in executor.map(_RatePoints(options, codecs), items):
+      item = items[index]
+      if error is None:
+        measured[index] = row
+        progress.add(size=row["bytes"])
+        continue
+      at = f"{item.codec} at {item.rate_point}, "
+      reason = images.left_out(error, item.source.label, prefix=at)
+      left_out[index] = {"image": item.name, "reason": reason}
+      progress.fail(f"{at}{item.name}", reason)
+  all_rows = [
+    {"codec": item.codec, "rate_point": item.rate_point, "image": item.name, **measured[index]}
+    for index, item in enumerate(items)
+    if index in measured
+  ]
+  return all_rows, [left_out[index] for index in sorted(left_out)]
 
 
-class _RatePoint:
-  """Measures images at one rate point of a codec, or reads what was measured before."""
+class _RatePoints:
+  """Measures images at rate points of codecs, or reads what was measured before.
 
-  def __init__(
-    self, options: RateDistortionOptions, codec: str, rate_point: str, coder: coders.Coder
-  ):
-    self._options, self._coder = options, coder
-    self._prefix, self._folder = f"{codec} at {rate_point}, ", pathlib.Path(codec, rate_point)
-    self._is_warm, self._lock = False, threading.Lock()
+  The model of one rate point is freed when the next begins.
+  """
 
-  def row(self, path: str, name: str, is_shown: bool) -> tuple[rows.Row | None, str]:
-    """Returns an image's numbers, conversion_psnr among them, or None and the reason.
+  def __init__(self, options: RateDistortionOptions, codecs: Mapping[str, Coders]):
+    self._options, self._codecs = options, codecs
+    self._coder, self._lock = None, threading.Lock()
 
-    Args:
-      path: of the image.
-      name: in the results.
-      is_shown: whether the decoded image is kept.
-    """
-    return images.attempt(path, self._load_or_make, path, name, is_shown, prefix=self._prefix)
+  def __reduce__(self):
+    return _RatePoints, (self._options, self._codecs)
 
-  def _load_or_make(self, path, name, is_shown):
-    output, options = pathlib.Path(self._options.output), self._options
-    file = output / "files" / self._folder / f"{name}{self._coder.suffix}"
-    decoded = output / "images" / self._folder / f"{name}.png"
-    content = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+  def __call__(self, item: _Item) -> rows.Row:
+    """Returns an image's numbers, conversion_psnr among them."""
+    output, folder = pathlib.Path(self._options.output), pathlib.Path(item.codec, item.rate_point)
+    coder = self._codecs[item.codec][item.rate_point]
+    file = output / "files" / folder / f"{item.name}{coder.suffix}"
+    decoded = output / "images" / folder / f"{item.name}.png"
+    content = hashlib.sha256(item.source.content()).hexdigest()
     return points.load_or_make(
-      output / "points" / self._folder / f"{name}.json",
-      key=f"{self._coder.key} {content} {options.alpha}",
+      output / "points" / folder / f"{item.name}.json",
+      key=f"{coder.key} {content} {self._options.alpha}",
       columns=[*images.COLUMNS, "conversion_psnr"],
-      make=lambda: self._make(path, name, file, decoded if is_shown else None),
+      make=lambda: self._make(coder, item.source, file, decoded, item.is_shown),
       is_current=lambda row: (
-        file.exists() and file.stat().st_size == row["bytes"] and (decoded.exists() or not is_shown)
+        file.exists()
+        and file.stat().st_size == row["bytes"]
+        and (decoded.exists() or not item.is_shown)
       ),
     )
 
-  def _make(self, path: str, name: str, file: pathlib.Path, kept: pathlib.Path | None):
-    image = images.read(path, self._options.alpha)
+  def _make(
+    self,
+    coder: coders.Coder,
+    source: Input,
+    file: pathlib.Path,
+    shown: pathlib.Path,
+    is_shown: bool,
+  ) -> rows.Row:
+    image = images.read(source, self._options.alpha)
     is_grey = image.shape[2] == 1
     if is_grey:  # anchors decode to RGB
       image = np.repeat(image, 3, axis=2)
-    with self._lock:
-      if not self._is_warm:
-        self._coder.warm_up(image)
-      self._is_warm = True
-    row, decoded = images.code(self._coder, image, str(file))
+    self._begin(coder, image)
+    row, decoded = images.code(coder, image, str(file))
     if is_grey:  # its chroma was never coded as such
       row.update({m.name: math.nan for m in metrics.METRICS.values() if m.needs_colour})
-    folder = pathlib.Path(self._options.output, "images")
-    (folder / self._folder / f"{name}.png").unlink(missing_ok=True)
-    if kept:
-      for target, content in ((folder / "original" / kept.name, image), (kept, decoded)):
+    shown.unlink(missing_ok=True)
+    if is_shown:
+      original = pathlib.Path(self._options.output, "images", "original", shown.name)
+      for target, content in ((original, image), (shown, decoded)):
         target.parent.mkdir(parents=True, exist_ok=True)
         image_files.write_image(str(target), content)
-    return {**row, "conversion_psnr": self._coder.conversion_psnr(image)}
+    return {**row, "conversion_psnr": coder.conversion_psnr(image)}
+
+  def _begin(self, coder: coders.Coder, image: np.ndarray) -> None:
+    """Makes a coder ready for its first image here."""
+    with self._lock:
+      if self._coder is not coder:
+        if self._coder is not None:
+          self._coder.unload()
+        coder.warm_up(image)
+        self._coder = coder
 
 
 def _codecs(options: RateDistortionOptions) -> tuple[dict[str, Coders], list[dict[str, str]]]:
@@ -315,14 +351,14 @@ def _means(all_rows: Sequence[rows.Row]) -> list[rows.Row]:
   ]
 
 
-def _names(paths: Sequence[str]) -> list[str]:
+def _names(found: Sequence[Input]) -> list[str]:
   """Returns a name of its own for each image, without folders."""
-  found = []
-  for name in images.names(paths):
+  names: dict[str, None] = {}
+  for name in images.names(found):
     whole = name.replace(os.sep, "_")
     candidates = (whole if n == 1 else f"{whole}_{n}" for n in itertools.count(1))
-    found.append(next(candidate for candidate in candidates if candidate not in found))
-  return found
+    names[next(candidate for candidate in candidates if candidate not in names)] = None
+  return list(names)
 
 
 def _published(names: Sequence[str]) -> dict[str, dict]:

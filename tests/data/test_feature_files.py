@@ -232,7 +232,7 @@ class TestWriting:
 
     error = tf.errors.ResourceExhaustedError(None, None, "No space left on device")
     if kind == "npz":
-      monkeypatch.setattr(np.lib.format, "write_array", fail)
+      monkeypatch.setattr(os, "replace", fail)
     else:
       monkeypatch.setattr(tf.io.TFRecordWriter, "close", fail)
     with pytest.raises(atomic_files.FileError, match=r"cannot be written: No space left on device"):

@@ -22,6 +22,7 @@ from khuvcm_tf import atomic_files
 from khuvcm_tf.data import feature_files, image_files
 from khuvcm_tf.data.image_files import ImageError
 from khuvcm_tf.data.stored_features import FeatureError, ImageFeatures, level_shapes
+from khuvcm_tf.executor import HERE
 from khuvcm_tf.options import OptionsError
 
 _CONFIG = Config("resnet18", fpn_channels=2, short_side=32, max_side=64)
@@ -101,9 +102,9 @@ def _detect(output="out", **given) -> str:
   return batch_detection.run_detect(DetectOptions(detector="D", output=output, **given))
 
 
-def _extract(output="f", **given) -> str:
+def _extract(output="f", executor=HERE, **given) -> str:
   return feature_extraction.run_extract(
-    ExtractOptions(detector="D", **{"input": "photos", "output": output, **given})
+    ExtractOptions(detector="D", **{"input": "photos", "output": output, **given}), executor
   )
 
 
@@ -398,6 +399,30 @@ class TestExtract:
     assert len(feature_files.open_features("f")) == 3
     assert detector.extracted == 3
     assert "failed: photos/broken.jpg: not an image" in capsys.readouterr().err
+
+  @pytest.mark.parametrize("form", ["npz", "tfrecord"])
+  def test_in_whatever_order_photos_are_done_all_are_stored(
+    self, form, detector, here, backwards, monkeypatch
+  ):
+    monkeypatch.setattr(feature_extraction.feature_records, "IMAGES_PER_FILE", 2)
+    (here / "photos" / "broken.jpg").write_bytes(b"no photo")
+    _extract("one", input="photos/a.png", format=form)
+    for _ in range(2):
+      with pytest.raises((PhotoError, ImageError)):
+        _extract(format=form, executor=backwards)
+    assert detector.extracted == 4
+    stored = feature_files.open_features("f")
+    assert {each.name for each in stored.metadata} == {"a.png", "b.png", "sub/a.png"}
+    (alone,) = feature_files.open_features("one")
+    same = next(each for each in stored if each.metadata.name == "a.png")
+    for level, values in alone.features.levels.items():
+      np.testing.assert_array_equal(same.features.levels[level], values)
+    assert (here / "f" / "failed.csv").read_text().startswith("name,error\nphotos/broken.jpg,")
+
+  def test_on_a_cluster_the_file_of_one_photo_is_named_too(self, detector, here, backwards):
+    _extract("x.npz", input="photos/a.png", executor=backwards)
+    _extract("x.npz", input="photos/a.png", executor=backwards)
+    assert detector.extracted == 1
 
   def test_several_photos_need_a_folder(self, detector, here):
     (here / "file").touch()

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from khuvcm_tf import atomic_files, coding, errors
-from khuvcm_tf.data import image_files
+from khuvcm_tf.data import image_files, inputs
 from khuvcm_tf.evaluation import anchors, coders, evaluate, images, metrics
 from khuvcm_tf.evaluation.options import EvaluateOptions
 
@@ -81,9 +81,14 @@ def failing(photos, tmp_path):
   return [broken, *photos, uncodable]
 
 
+def _evaluate(at_qualities, paths, *arguments):
+  """Evaluates files; the arguments are those of `Measure` behind the coders."""
+  return evaluate.evaluate(evaluate.Measure(at_qualities, *arguments), inputs.of_files(paths))
+
+
 def test_a_row_holds_the_measures_of_its_file_and_its_pixels(photos, tmp_path):
   folder = tmp_path / "files"
-  rows = evaluate.evaluate([KnownCoder(loss=1)], photos, str(folder)).rows
+  rows = _evaluate([KnownCoder(loss=1)], photos, str(folder)).rows
   assert [row["name"] for row in rows] == ["a", "b/grey", "c"]
   for row, path in zip(rows, photos):
     image = image_files.read_image(path)
@@ -104,14 +109,14 @@ def test_decoding_reads_the_file_on_disk(photos, tmp_path, monkeypatch):
       file.write(KnownCoder(loss=2).compress(image_files.read_image(photos[0])))
 
   monkeypatch.setattr(atomic_files, "write_bytes", write_other)
-  row = evaluate.evaluate([KnownCoder(loss=1)], photos[:1], str(tmp_path)).rows[0]
+  row = _evaluate([KnownCoder(loss=1)], photos[:1], str(tmp_path)).rows[0]
   assert row["psnr_rgb"] == pytest.approx(10 * math.log10(255**2 / 4))
 
 
 def test_seconds_are_those_of_the_coder_after_its_warm_up(photos, tmp_path, monkeypatch):
   coder = KnownCoder()
   monkeypatch.setattr(images.time, "perf_counter", lambda: coder.clock)
-  rows = evaluate.evaluate([coder], photos, str(tmp_path)).rows
+  rows = _evaluate([coder], photos, str(tmp_path)).rows
   assert [(row["encode_s"], row["decode_s"]) for row in rows] == [(2.0, 3.0)] * 3
 
 
@@ -120,7 +125,7 @@ def test_anchors_are_measured_at_the_bytes_of_the_file(tmp_path):
   image = np.stack([ramp, ramp // 2, 255 - ramp], -1)
   image_files.write_image(str(tmp_path / "ramp.png"), image)
   paths = [str(tmp_path / "ramp.png")]
-  (row,) = evaluate.evaluate([KnownCoder()], paths, str(tmp_path), "refuse", ["jpeg"]).rows
+  (row,) = _evaluate([KnownCoder()], paths, str(tmp_path), "refuse", ["jpeg"]).rows
   expected = anchors.psnr_at_bytes(anchors.jpeg, image, row["bytes"])
   assert math.isfinite(expected)
   assert row["psnr_jpeg"] == expected
@@ -130,7 +135,7 @@ def test_anchors_are_measured_at_the_bytes_of_the_file(tmp_path):
 def test_a_side_too_long_for_an_anchor_leaves_its_psnr_out(tmp_path):
   image_files.write_image(str(tmp_path / "long.png"), np.zeros((1, 16384, 3), np.uint8))
   paths = [str(tmp_path / "long.png")]
-  (row,) = evaluate.evaluate([KnownCoder()], paths, str(tmp_path), "refuse", ["webp"]).rows
+  (row,) = _evaluate([KnownCoder()], paths, str(tmp_path), "refuse", ["webp"]).rows
   assert math.isnan(row["psnr_webp"])
 
 
@@ -139,7 +144,7 @@ def _at_qualities():
 
 
 def test_rows_of_several_qualities_follow_each_other(photos, tmp_path):
-  rows = evaluate.evaluate(_at_qualities(), photos, str(tmp_path / "files")).rows
+  rows = _evaluate(_at_qualities(), photos, str(tmp_path / "files")).rows
   names = ["a", "b/grey", "c"]
   assert [(row["quality"], row["name"]) for row in rows] == [
     (quality, name) for quality in (10, 30.5, 90) for name in names
@@ -151,14 +156,14 @@ def test_rows_of_several_qualities_follow_each_other(photos, tmp_path):
 
 
 def test_an_image_that_fails_at_several_qualities_is_one_that_is_left_out(failing, tmp_path):
-  evaluation = evaluate.evaluate(_at_qualities(), failing, str(tmp_path))
+  evaluation = _evaluate(_at_qualities(), failing, str(tmp_path))
   assert len(evaluation.rows) == 3 * 3
   with pytest.raises(evaluate.EvaluationError, match="^2 of 5 images left out, "):
     evaluate.check_complete(evaluation)
 
 
 def test_images_that_fail_are_named_and_the_others_reported(failing, tmp_path):
-  evaluation = evaluate.evaluate([KnownCoder()], failing, str(tmp_path))
+  evaluation = _evaluate([KnownCoder()], failing, str(tmp_path))
   assert [row["name"] for row in evaluation.rows] == ["a", "b/grey", "c"]
   assert [each["path"] for each in evaluation.left_out] == [failing[0], failing[-1]]
   assert evaluation.left_out[1]["reason"] == f"{failing[-1]}: cannot code 66"
@@ -168,16 +173,45 @@ def test_images_that_fail_are_named_and_the_others_reported(failing, tmp_path):
     evaluate.check_complete(evaluation)
 
 
+def test_in_whatever_order_images_are_done_results_are_in_theirs(failing, tmp_path, backwards):
+  found, output = inputs.of_files(failing), str(tmp_path / "out")
+  os.mkdir(output)
+  expected = evaluate.evaluate(evaluate.Measure(_at_qualities()), found)
+  results = evaluate.evaluate(evaluate.Measure(_at_qualities()), found, backwards, output)
+  untimed = [
+    [{key: value for key, value in row.items() if not key.endswith("_s")} for row in each.rows]
+    for each in (expected, results)
+  ]
+  assert repr(untimed[0]) == repr(untimed[1]) and expected.left_out == results.left_out
+  with open(tmp_path / "out" / "failed.csv", newline="") as file:
+    assert [row["name"] for row in csv.DictReader(file)] == [failing[-1], failing[0]]
+
+
+def test_rows_that_are_there_are_not_made_again_unless_their_image_changes(photos, tmp_path):
+  def run(coder):
+    measure = evaluate.Measure([coder], anchor_names=["jpeg"], points=str(tmp_path / "points"))
+    rows = evaluate.evaluate(measure, inputs.of_files(photos)).rows
+    return rows, coder.clock / 5
+
+  first, coded = run(KnownCoder())
+  assert coded == 3
+  again, coded = run(KnownCoder())
+  assert coded == 0 and repr(again) == repr(first)
+  image_files.write_image(photos[1], np.full((20, 30, 1), 7, np.uint8))
+  changed, coded = run(KnownCoder())
+  assert coded == 1 and changed[1]["bytes"] != first[1]["bytes"]
+
+
 def test_running_out_of_memory_leaves_one_image_out(photos, tmp_path, monkeypatch):
   coder = KnownCoder()
   monkeypatch.setattr(coder, "estimated_bits", lambda image: bytes(2**62))
-  evaluation = evaluate.evaluate([coder], photos[:1], str(tmp_path))
+  evaluation = _evaluate([coder], photos[:1], str(tmp_path))
   assert evaluation.rows == []
   assert evaluation.left_out[0]["reason"].startswith(f"{photos[0]}: out of memory")
 
 
 def test_a_complete_evaluation_passes(photos, tmp_path):
-  evaluate.check_complete(evaluate.evaluate([KnownCoder()], photos, str(tmp_path)))
+  evaluate.check_complete(_evaluate([KnownCoder()], photos, str(tmp_path)))
 
 
 def _run(images, output, **options):
@@ -311,7 +345,7 @@ def test_the_table_of_several_qualities_ends_with_their_means():
 @given(st.sets(st.from_regex(r"([ab]/)?[xy](\.[pq])?\.(png|jpg)", fullmatch=True), min_size=1))
 def test_names_differ_and_end_the_paths(paths):
   paths = sorted(paths)
-  names = images.names(paths)
+  names = images.names(inputs.of_files(paths))
   assert len(set(names)) == len(paths)
   assert all(os.path.splitext(p)[0].endswith(n) or p.endswith(n) for n, p in zip(names, paths))
 

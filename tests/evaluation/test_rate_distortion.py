@@ -21,6 +21,7 @@ from khuvcm_tf import bitstream, errors, model_files
 from khuvcm_tf.data import image_files
 from khuvcm_tf.evaluation import anchors, coders, metrics, rate_distortion
 from khuvcm_tf.evaluation.options import RateDistortionOptions
+from khuvcm_tf.executor import HERE
 from khuvcm_tf.results import bjontegaard
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden" / "mbt2018_mean" / "model"
@@ -111,9 +112,10 @@ def photos(tmp_path):
 def compare(photos, tmp_path):
   """A function: options, and the output's name -> results, of the photos."""
 
-  def run(output="out", models=("ours=s4:s16",), **options):
+  def run(output="out", models=("ours=s4:s16",), executor=HERE, **options):
     images, output = str(photos), str(tmp_path / output)
-    return rate_distortion.run(RateDistortionOptions(images, output, models=models, **options))
+    options = RateDistortionOptions(images, output, models=models, **options)
+    return rate_distortion.run(options, executor)
 
   return run
 
@@ -619,6 +621,17 @@ def test_jobs_side_by_side_give_the_same_rows(stub, compare, photos):
   assert alone.left_out == together.left_out
   assert (alone.metadata["jobs"], together.metadata["jobs"]) == (1, 2)
   assert set(stub.calls.values()) == {2}
+
+
+def test_in_whatever_order_images_are_done_rows_are_in_theirs(
+  stub, compare, photos, tmp_path, backwards
+):
+  (photos / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+  alone, other = compare("alone"), compare("other", executor=backwards)
+  assert _untimed(alone) == _untimed(other) and alone.left_out == other.left_out
+  assert (tmp_path / "other" / "failed.csv").read_text().count("ours at s16, broken") == 1
+  with pytest.raises(rate_distortion.ComparisonError, match=r"^found --jobs=2 with --cluster, exp"):
+    compare("other", executor=backwards, jobs=2)
 
 
 def test_a_models_rate_points_stay_in_their_order(stub, compare):

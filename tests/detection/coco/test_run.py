@@ -13,6 +13,7 @@ import pytest
 
 from detection.coco import CocoError, annotation_files, evaluation, masks, run
 from khuvcm_tf.atomic_files import FileError
+from khuvcm_tf.executor import HERE
 
 NAMES = ("dog", "boat", "person")
 
@@ -124,6 +125,17 @@ def test_a_killed_run_goes_on_where_it_was(evaluate, dataset, tmp_path, caplog):
   assert second.calls == 1 and "2 of 3 images were detected before" in caplog.text
   (tmp_path / "out" / "detections.jsonl").unlink()
   assert repr(evaluate(_Perfect(dataset))) == repr(resumed)
+
+
+def test_in_whatever_order_images_are_done_detections_are_in_theirs(
+  evaluate, dataset, tmp_path, backwards
+):
+  found = []
+  for executor in (HERE, backwards):
+    evaluate(_Perfect(dataset), executor=executor)
+    found.append((tmp_path / "out" / "detections.json").read_text())
+    (tmp_path / "out" / "detections.jsonl").unlink()
+  assert found[0] == found[1]
 
 
 def test_another_detector_starts_anew_and_the_first_is_not_lost(evaluate, dataset):
