@@ -72,7 +72,8 @@ def measure_curves(options: CurveOptions) -> Done:
   lines = [tables.text(measured), ""]
   for name, each in found.items():
     lines.append(
-      f"{name}: AP falls from MSE {each.distortion:.4g} on ({each.low:.4g} to {each.high:.4g})"
+      f"{name}: AP falls from {'an' if each.is_reached else 'below an'} MSE of "
+      f"{each.distortion:.4g} on ({each.low:.4g} to {each.high:.4g})"
     )
   for name, each in bd_rates.items():
     value = f"{each['value']:+.1f} %" if "value" in each else each["error"]

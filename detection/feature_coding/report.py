@@ -138,14 +138,14 @@ def threshold_figure(path: str, measured: Measured, found: Mapping[str, Threshol
     axes.set_xlabel(tables.MSE.label)
     axes.set_ylabel(f"AP of {measured.kind} (%)")
     figures.add_grid(axes)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", frameon=False)
 
 
 def _thresholds(found: Mapping[str, Threshold]) -> Markup:
   lines = [
     [
       name,
-      f"{each.distortion:.4g}",
+      f"{'' if each.is_reached else 'at most '}{each.distortion:.4g}",
       f"{each.low:.4g} to {each.high:.4g}",
       f"{100 * each.slope:.2f}",
       f"{100 * each.residual:.2f}",

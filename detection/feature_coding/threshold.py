@@ -25,6 +25,7 @@ class Threshold(NamedTuple):
     low, high: ends of its 95 % interval; nan without draws.
     slope: s, performance lost where the distortion grows e-fold.
     residual: root mean squared error of the fit.
+    is_reached: whether a point lies below D_T; if not, D_T is at most the least distortion.
   """
 
   distortion: float
@@ -32,6 +33,7 @@ class Threshold(NamedTuple):
   high: float
   slope: float
   residual: float
+  is_reached: bool
 
 
 def fit(
@@ -64,7 +66,8 @@ def fit(
   if draws is not None:
     found, _, _ = _fit(logs, draws, unchanged_draws)
     low, high = (float(np.exp(each)) for each in np.percentile(found, (2.5, 97.5)))
-  return Threshold(float(np.exp(where[0])), low, high, float(slope[0]), float(error[0]))
+  is_reached = bool(where[0] > logs.min() + 1e-9)
+  return Threshold(float(np.exp(where[0])), low, high, float(slope[0]), float(error[0]), is_reached)
 
 
 def _fit(logs: np.ndarray, performances: np.ndarray, unchanged: np.ndarray):

@@ -19,12 +19,18 @@ def test_a_curve_gives_its_own_threshold(at):
   found = threshold.fit(_D, _performance(at, 0.08), 0.5)
   assert found.distortion == pytest.approx(at, rel=0.02)
   assert found.slope == pytest.approx(0.08, rel=0.05)
-  assert found.residual < 1e-3
+  assert found.residual < 1e-3 and found.is_reached
 
 
 def test_a_curve_that_does_not_fall_has_its_greatest_distortion():
   found = threshold.fit(_D, np.full(12, 0.5), 0.5)
   assert found.distortion == pytest.approx(5.0) and found.slope == 0.0
+
+
+def test_a_curve_that_has_fallen_from_its_first_point_on_has_not_reached_it():
+  far = _D > 0.5
+  found = threshold.fit(_D[far], _performance(0.1, 0.08)[far], 0.5)
+  assert not found.is_reached and found.distortion == pytest.approx(_D[far].min())
 
 
 def test_the_interval_holds_the_threshold_and_grows_with_the_noise():
