@@ -93,7 +93,12 @@ class _Steps:
       quality = [] if codec.num_qualities is None else [50.0]
       inputs = (planes, number, number, *(tf.TensorSpec(()) for _ in quality))
       compress = tf.function(model.compress_graph, inputs, autograph=False)
-      self.compress = lambda image: compress(*model._planes(image), *quality).numpy()
+
+      def as_bytes(image):
+        planes, header = model._planes(image)
+        return compress(planes, header.input_format, header.bit_depth, *quality).numpy()
+
+      self.compress = as_bytes
 
   def decode(self, substreams, height, width):
     """Returns what each entropy model decodes."""
