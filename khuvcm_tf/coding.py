@@ -350,14 +350,13 @@ class Model(model_folders.Reloaded, tf.Module):
     header = functools.partial(bitstream.Header, self.fingerprint)
     self.check_features(isinstance(image, ImageFeatures))
     if isinstance(image, ImageFeatures):
-      check_maps(image, form.channels)
+      given = check_maps(image, form.channels)
       side = max(pyramid.level_sizes(image.image_size)["p2"])
       if form.square is not None and side > form.square:
         raise ModelError(
           f"P2 has a side of {side}, expected at most {form.square}, to which this model pads it; "
           "use a smaller image or another model"
         )
-      given = [level for level in BOX_LEVELS if level in image.levels]
       self._check_memory(*form.canvas_size(image.image_size, given))
       bits = sum(1 << BOX_LEVELS.index(level) for level in given)
       planes = form.from_examples(form.to_canvas(image.levels), dtype)
@@ -590,8 +589,11 @@ def _levels_of(header: bitstream.Header) -> list[str]:
   return [level for number, level in enumerate(BOX_LEVELS) if header.levels >> number & 1]
 
 
-def check_maps(features: ImageFeatures, channels: int) -> None:
-  """Raises ModelError unless levels are finite maps of the sizes that the image's size gives."""
+def check_maps(features: ImageFeatures, channels: int) -> list[str]:
+  """Returns the levels that are given, or raises ModelError.
+
+  They must be finite maps of the sizes that the image's size gives.
+  """
   sides = (*features.image_size, *features.original_size)
   if not (1 <= min(sides) and max(sides) <= bitstream.MAX_SIDE):
     raise ModelError(f"found an image of sides {sides}, expected 1 to {bitstream.MAX_SIDE} pixels")
@@ -608,6 +610,7 @@ def check_maps(features: ImageFeatures, channels: int) -> None:
       )
     if not np.isfinite(maps).all():
       raise ModelError(f"{level} has values that are not finite, expected finite ones")
+  return given
 
 
 def checked(image: np.ndarray) -> np.ndarray:

@@ -65,7 +65,7 @@ def run(options: DistributionOptions) -> Done:
     errors.Error: what the user can mend.
   """
   check(options)
-  output = os.path.expanduser(options.output)
+  output = options.output
   dataset, model = sources.load(options), predictor.load(options.detector)
   channels = model.detector.config.fpn_channels
   if options.channel >= channels:

@@ -17,6 +17,7 @@ class CurveOptions(ExperimentOptions):
     (),
     "Models of feature maps, as --models of rate_distortion: NAME=W@0,20,40 is a curve of a model "
     "of several rates, NAME=W1:W2 one of models of one rate each.",
+    path="input",
   )
   rules: str | None = option(
     None,
@@ -33,7 +34,9 @@ class CurveOptions(ExperimentOptions):
     ("8", "10"), "To which maps for hevc and vvc are quantized.", choices=("8", "10")
   )
   image_models: tuple[str, ...] = option(
-    (), "Models of images, before the detector: as --models of rate_distortion."
+    (),
+    "Models of images, before the detector: as --models of rate_distortion.",
+    path="input",
   )
   image_anchors: tuple[str, ...] = option(
     (), "Classic codecs of images, before the detector: as --anchors of rate_distortion."
@@ -52,9 +55,12 @@ class WeightOptions(DatasetOptions):
   """Options of `feature_weights`."""
 
   detector: str | None = option(
-    None, "A detector's folder, a training workdir, or a shipped detector's name.", required=True
+    None,
+    "A detector's folder, a training workdir, or a shipped detector's name.",
+    required=True,
+    path="input",
   )
-  output: str | None = option(None, "The .npz file.", required=True)
+  output: str | None = option(None, "The .npz file.", required=True, path="file")
   by: str = option(
     "channel",
     "Of which numbers have a weight of their own: each level, or each channel of each level.",
@@ -67,10 +73,18 @@ class DistributionOptions(DatasetOptions):
   """Options of `feature_distributions`."""
 
   detector: str | None = option(
-    None, "A detector's folder, a training workdir, or a shipped detector's name.", required=True
+    None,
+    "A detector's folder, a training workdir, or a shipped detector's name.",
+    required=True,
+    path="input",
   )
   models: tuple[str, ...] = option(
-    (), "Models of feature maps, as --models of feature_curves, one point each.", required=True
+    (),
+    "Models of feature maps, as --models of feature_curves, one point each.",
+    required=True,
+    path="input",
   )
-  output: str | None = option(None, "Folder for results, figures and report.", required=True)
+  output: str | None = option(
+    None, "Folder for results, figures and report.", required=True, path="output"
+  )
   channel: int = option(0, "Channel whose map and histogram are drawn.", low=0)

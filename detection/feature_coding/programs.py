@@ -17,7 +17,7 @@ from detection.feature_coding.curves import Measurement
 from detection.feature_coding.options import CurveOptions
 from detection.predictor import Predictor
 from khuvcm_tf import atomic_files
-from khuvcm_tf.evaluation import anchors, coders
+from khuvcm_tf.evaluation import coders
 from khuvcm_tf.options import check
 from khuvcm_tf.results import provenance, rows
 
@@ -31,7 +31,7 @@ def measure_curves(options: CurveOptions) -> Done:
     errors.Error: what the user can mend.
   """
   check(options)
-  output = os.path.expanduser(options.output)
+  output = options.output
   check_output(output, _NAME)
   dataset, model = sources.load(options), predictor.load(options.detector)
   chosen = _coders(options, model)
@@ -96,10 +96,6 @@ def _coders(options: CurveOptions, model: Predictor) -> list[FeatureCoder]:
   for name, points in coders.model_coders(options.image_models, "float32"):
     found += [ImageCoder(each, model, f"{name}, images", label) for label, each in points.items()]
   for name in options.image_anchors:
-    anchor = anchors.create(name)
-    missing = anchor.missing()
-    if missing:
-      raise FeatureCodingError(missing)
-    for label, each in coders.anchor_coders(anchor).items():
+    for label, each in coders.anchor_coders(quantized_maps.installed(name)).items():
       found.append(ImageCoder(each, model, f"{name}, images", label))
   return found

@@ -42,13 +42,19 @@ def coders(names: tuple[str, ...], bits: tuple[int, ...]) -> list[FeatureCoder]:
   """
   found = []
   for name in names:
-    anchor = anchors.create(_STREAMS.get(name, name))
-    missing = anchor.missing()
-    if missing:
-      raise FeatureCodingError(missing)
+    anchor = installed(_STREAMS.get(name, name))
     for depth in (8,) if name in _FILES else bits:
       found += [QuantizedCoder(name, anchor, point, depth) for point in RATE_POINTS[name]]
   return found
+
+
+def installed(name: str) -> anchors.Anchor:
+  """Returns an anchor, or raises FeatureCodingError where its package is missing."""
+  anchor = anchors.create(name)
+  missing = anchor.missing()
+  if missing:
+    raise FeatureCodingError(missing)
+  return anchor
 
 
 class QuantizedCoder(FeatureCoder):

@@ -12,8 +12,6 @@ and Fisher pruning. 2018. https://arxiv.org/abs/1801.05787 (section 2.1).
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import tensorflow as tf
 import tqdm
@@ -64,7 +62,7 @@ def write(options: WeightOptions) -> str:
   elements = 0.25 ** np.arange(len(BOX_LEVELS))  # of a level, against those of P2
   mean = np.average(weights.mean(1), weights=elements)
   weights = np.maximum(weights / mean, _LEAST_WEIGHT)
-  path = os.path.expanduser(options.output)
+  path = options.output
   with atomic_files.new_file(path) as new, open(new, "wb") as file:
     np.savez(file, offset=np.zeros_like(weights), scale=np.sqrt(weights))
   lines = [

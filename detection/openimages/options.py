@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 
 from khuvcm_tf import atomic_files
 from khuvcm_tf.options import check, option
@@ -14,13 +13,19 @@ from khuvcm_tf.options import check, option
 class OpenImagesOptions:
   """Which files are compared."""
 
-  boxes: str | None = option(None, "CSV file of boxes, the ground truth.", required=True)
-  labels: str | None = option(
-    None, "CSV file of verified labels of whole images; default: the classes that have boxes."
+  boxes: str | None = option(
+    None, "CSV file of boxes, the ground truth.", required=True, path="input"
   )
-  detections: str | None = option(None, "CSV file of detections.", required=True)
-  hierarchy: str | None = option(None, "JSON file of the hierarchy of classes; default: none.")
-  output: str | None = option(None, "JSON file for the results.")
+  labels: str | None = option(
+    None,
+    "CSV file of verified labels of whole images; default: the classes that have boxes.",
+    path="input",
+  )
+  detections: str | None = option(None, "CSV file of detections.", required=True, path="input")
+  hierarchy: str | None = option(
+    None, "JSON file of the hierarchy of classes; default: none.", path="input"
+  )
+  output: str | None = option(None, "JSON file for the results.", path="file")
 
 
 def run(options: OpenImagesOptions) -> str:
@@ -32,15 +37,14 @@ def run(options: OpenImagesOptions) -> str:
   check(options)
   from detection.openimages import evaluation, files
 
-  path = os.path.expanduser
   result = evaluation.evaluate(
-    files.read_boxes(path(options.boxes)),
-    files.read_labels(path(options.labels)) if options.labels else [],
-    files.read_detections(path(options.detections)),
-    files.read_hierarchy(path(options.hierarchy)) if options.hierarchy else None,
+    files.read_boxes(options.boxes),
+    files.read_labels(options.labels) if options.labels else [],
+    files.read_detections(options.detections),
+    files.read_hierarchy(options.hierarchy) if options.hierarchy else None,
   )
   if options.output:
-    atomic_files.write_text(path(options.output), json.dumps(result, indent=2) + "\n")
+    atomic_files.write_text(options.output, json.dumps(result, indent=2) + "\n")
   lines = [f"{label:<24} {100 * value:6.2f}" for label, value in result["classes"].items()]
   return "\n".join(
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import NamedTuple
 
 import numpy as np
@@ -141,7 +140,7 @@ def _normalization(kind: str, sample: list[dict[str, np.ndarray]], channels: int
 
 def _from_file(path: str, shape: tuple[int, int]):
   try:
-    with np.load(os.path.expanduser(path), allow_pickle=False) as arrays:
+    with np.load(path, allow_pickle=False) as arrays:
       offset, scale = (np.asarray(arrays[name], np.float64) for name in ("offset", "scale"))
   except Exception as error:  # numpy and zipfile raise whatever damage leads them to.
     raise OptionsError(

@@ -51,9 +51,12 @@ class CodecOptions(RunOptions):
   train_features: str | None = option(
     None,
     "Features to train on, for codec feature: a folder that bin/extract_features.py has written.",
+    path="input",
   )
   validation_features: str | None = option(
-    None, "Features to validate on, likewise; without it, every twentieth of the training ones."
+    None,
+    "Features to validate on, likewise; without it, every twentieth of the training ones.",
+    path="input",
   )
   normalization: str = option(
     "none",
@@ -61,6 +64,7 @@ class CodecOptions(RunOptions):
     "values, to 0..1; 'standard': each channel of each level to mean 0 and deviation 1; or an .npz "
     "file with arrays `offset` and `scale`, [4, channels] of P2 to P5 (bin/feature_weights.py).",
     fixed=True,
+    path="input",
   )
   validation_images: str | None = option(
     None,
