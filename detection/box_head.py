@@ -63,6 +63,29 @@ class BoxPredictor(tf.keras.layers.Layer):
     return self.cls_score(x), tf.reshape(self.bbox_pred(x), [-1, self._num_classes, 4])
 
 
+def refine(
+  boxes: tf.Tensor, logits: tf.Tensor, deltas: tf.Tensor, image_sizes: tf.Tensor, config: Config
+) -> tf.Tensor:
+  """Moves boxes to where the box head sees their most probable object, for its next pass.
+
+  Cai and Vasconcelos, Cascade R-CNN, CVPR 2018, section 3.2 (there each pass has its own head).
+
+  Args:
+    boxes: [N, 4].
+    logits: [N, K + 1], background last.
+    deltas: [N, K, 4].
+    image_sizes: int32 [N, 2], height and width of each box's image, to which it is clipped.
+    config: `box_weights`.
+
+  Returns:
+    [N, 4]; no gradient passes.
+  """
+  best = tf.argmax(logits[:, :-1], axis=1)
+  moved = boxes_lib.apply_deltas(boxes, tf.gather(deltas, best, batch_dims=1), config.box_weights)
+  clipped = boxes_lib.clip(moved[:, tf.newaxis], image_sizes)[:, 0]
+  return tf.stop_gradient(clipped)
+
+
 def select(
   probabilities: tf.Tensor,
   deltas: tf.Tensor,
@@ -78,7 +101,7 @@ def select(
   Args:
     probabilities: [B, P, K + 1] of P proposals, background last.
     deltas: [B, P, K, 4].
-    proposals: [B, P, 4].
+    proposals: [B, P, 4], or what the box head's passes made of them.
     count: int32 [B], how many of the P are proposals.
     image_sizes: int32 [B, 2], height and width, to which boxes are clipped.
     config: `box_weights`, `min_score`, `nms_iou` and `max_detections`.

@@ -37,6 +37,8 @@ class Config:
     num_proposals: of an image after NMS (RPN.POST_NMS_TOPK_TEST in Base).
     rpn_nms_iou: IoU above which the lower proposal of two of a level goes (RPN.NMS_THRESH).
     box_fc_channels: of the two fully connected layers (ROI_BOX_HEAD.FC_DIM).
+    box_passes: how often the box head is applied: first to proposals, then to the boxes that it
+      found; scores are the mean of all (detectron2's StandardROIHeads have one pass).
     canonical_box_size: side of a box that is pooled from P4, in pixels; one of twice the side is
       pooled from P5 (ROIPooler's argument of this name in `detectron2/modeling/poolers.py`).
     box_pool_size: side of what ROIAlign gives the box head (ROI_BOX_HEAD.POOLER_RESOLUTION).
@@ -64,6 +66,7 @@ class Config:
   num_proposals: int = 1000
   rpn_nms_iou: float = 0.7
   box_fc_channels: int = 1024
+  box_passes: int = 1
   canonical_box_size: float = 224.0
   box_pool_size: int = 7
   box_weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0)

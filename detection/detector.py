@@ -34,13 +34,19 @@ class ROIHeads(tf.keras.layers.Layer):
 
   def call(self, features: Features, proposals, image_sizes: tf.Tensor) -> Detections:
     config = self._config
-    flat, image = _flatten(proposals.boxes, proposals.count)
-    logits, deltas = self.predict_boxes(features, flat, image)
+    boxes, image = _flatten(proposals.boxes, proposals.count)
+    logits, deltas = self.predict_boxes(features, boxes, image)
+    probabilities = tf.nn.softmax(logits)
+    for _ in range(config.box_passes - 1):
+      sizes = tf.gather(image_sizes, image)
+      boxes = box_head.refine(boxes, logits, deltas, sizes, config)
+      logits, deltas = self.predict_boxes(features, boxes, image)
+      probabilities += tf.nn.softmax(logits)
     limit = config.num_proposals
     detections = box_head.select(
-      _unflatten(tf.nn.softmax(logits), proposals.count, limit),
+      _unflatten(probabilities / config.box_passes, proposals.count, limit),
       _unflatten(deltas, proposals.count, limit),
-      proposals.boxes,
+      _unflatten(boxes, proposals.count, limit),
       proposals.count,
       image_sizes,
       config,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from detection import losses, matching, proposals, roi_align
+from detection import box_head, losses, matching, proposals, roi_align
 from detection.detector import Detector, Features
 from detection.training.examples import Batch
 from detection.training.options import DetectorOptions
@@ -41,7 +41,7 @@ class DetectorModel(task.TrainableModel):
 
   def loss_and_metrics(self, batch: Batch) -> dict[str, tf.Tensor]:
     """Returns "loss", the sum, and "loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg" and,
-    with a mask head, "loss_mask"."""
+    with a mask head that is trained, "loss_mask"."""
     features = self.detector.extract_features(batch.images, batch.sizes, training=True)
     return self.losses_of(features, batch)
 
@@ -87,44 +87,56 @@ class DetectorModel(task.TrainableModel):
 
   def _heads(self, features: Features, boxes, are_proposals, batch: Batch, seed: tf.Tensor):
     """Returns the losses of the heads."""
-    config, heads, options = self.detector.config, self.detector.roi_heads, self._options
+    heads, options = self.detector.roi_heads, self._options
     # The ground truth is among the proposals, so that there are objects from the first step on.
     boxes = tf.concat([boxes, batch.boxes], 1)
     are_boxes = tf.concat([are_proposals, batch.classes >= 0], 1)
-    index, labels = matching.match(self._iou(batch, boxes), _BOX_IOU, _BOX_IOU, keep_best=False)
+    _, labels = self._match(boxes, batch)
     labels = tf.where(are_boxes, labels, matching.IGNORED)
     drawn, is_drawn = matching.sample(labels, options.boxes_per_image, _BOX_POSITIVE, seed)
     boxes = tf.gather(boxes, drawn, batch_dims=1)
-    is_object = tf.gather(labels, drawn, batch_dims=1) == matching.POSITIVE
-    is_object = tf.logical_and(is_object, is_drawn)
-    truth = tf.gather(index, drawn, batch_dims=1)
-    classes = tf.gather(batch.classes, truth, batch_dims=1)
-    classes = tf.where(is_object, classes, config.num_classes)
     features = {level: features[level] for level in BOX_LEVELS}
-    pooled = roi_align.pool_levels_static(
-      features, boxes, config.box_pool_size, config.canonical_box_size
-    )
-    logits, deltas = heads.box_predictor(heads.box_head(_merged(pooled)))
-    classification, localization = losses.box_losses(
-      logits,
-      deltas,
-      _merged(boxes),
-      _merged(classes),
-      _merged(tf.gather(batch.boxes, truth, batch_dims=1)),
-      _merged(is_drawn),
-      config.box_weights,
-    )
-    found = {"loss_cls": classification, "loss_box_reg": localization}
-    if heads.mask_head is not None:
+    found = self._boxes(features, boxes, is_drawn, batch)
+    if heads.mask_head is not None and heads.mask_head.trainable:
       # Objects come first among what is drawn.
       first = int(options.boxes_per_image * _BOX_POSITIVE)
-      of_objects = (each[:, :first] for each in (boxes, classes, truth, is_object))
-      found["loss_mask"] = self._masks(features, *of_objects, batch)
+      found["loss_mask"] = self._masks(features, boxes[:, :first], is_drawn[:, :first], batch)
     return found
 
-  def _masks(self, features: Features, boxes, classes, truth, is_object, batch: Batch):
+  def _boxes(self, features: Features, boxes, is_drawn, batch: Batch):
+    """Returns the losses of classes and boxes, means over the passes; boxes are [B, R, 4]."""
+    config, heads = self.detector.config, self.detector.roi_heads
+    sizes = _merged(tf.repeat(batch.sizes[:, tf.newaxis], boxes.shape[1], axis=1))
+    of_passes = []
+    for _ in range(config.box_passes):
+      truth, labels = self._match(boxes, batch)
+      is_object = tf.logical_and(labels == matching.POSITIVE, is_drawn)
+      classes = tf.gather(batch.classes, truth, batch_dims=1)
+      pooled = roi_align.pool_levels_static(
+        features, boxes, config.box_pool_size, config.canonical_box_size
+      )
+      logits, deltas = heads.box_predictor(heads.box_head(_merged(pooled)))
+      of_pass = losses.box_losses(
+        logits,
+        deltas,
+        _merged(boxes),
+        _merged(tf.where(is_object, classes, config.num_classes)),
+        _merged(tf.gather(batch.boxes, truth, batch_dims=1)),
+        _merged(is_drawn),
+        config.box_weights,
+      )
+      of_passes.append(of_pass)
+      refined = box_head.refine(_merged(boxes), logits, deltas, sizes, config)
+      boxes = tf.reshape(refined, boxes.shape)
+    classification, localization = (tf.add_n(each) / len(of_passes) for each in zip(*of_passes))
+    return {"loss_cls": classification, "loss_box_reg": localization}
+
+  def _masks(self, features: Features, boxes, is_drawn, batch: Batch):
     """Returns the loss of the masks of boxes [B, R, 4] whose objects have one."""
     config, heads = self.detector.config, self.detector.roi_heads
+    truth, labels = self._match(boxes, batch)
+    is_object = tf.logical_and(labels == matching.POSITIVE, is_drawn)
+    classes = tf.gather(batch.classes, truth, batch_dims=1)
     pooled = roi_align.pool_levels_static(
       features, boxes, config.mask_pool_size, config.canonical_box_size
     )
@@ -136,6 +148,10 @@ class DetectorModel(task.TrainableModel):
     has_mask = tf.gather(batch.has_mask, truth, batch_dims=1)
     is_given = tf.logical_and(is_object, has_mask)
     return losses.mask_loss(logits, _merged(targets), _merged(is_given))
+
+  def _match(self, boxes: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the object of each box [B, R, 4], and whether the box is one."""
+    return matching.match(self._iou(batch, boxes), _BOX_IOU, _BOX_IOU, keep_best=False)
 
   def _iou(self, batch: Batch, boxes: tf.Tensor) -> tf.Tensor:
     """Returns the IoU of objects with boxes, [B, G, N]; -1 for what is no object."""

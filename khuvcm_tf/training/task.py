@@ -11,7 +11,9 @@ from absl import logging
 from khuvcm_tf import codecs, model_files, model_folders
 from khuvcm_tf import options as options_lib
 from khuvcm_tf.codecs import codec as codec_lib
+from khuvcm_tf.codecs import input_format as input_format_lib
 from khuvcm_tf.data import pipeline
+from khuvcm_tf.layers import first_log_gains
 from khuvcm_tf.options import OptionsError
 from khuvcm_tf.runs import checkpoints, loop, workdir
 from khuvcm_tf.runs import task as task_lib
@@ -173,7 +175,8 @@ def assign_weights_of(
     model: as for `model_files.load`.
     codec: to begin with them.
     lambda_range: of a codec of several rates; gains of a model of several rates are those at the
-      same lambdas.
+      same lambdas, or, where images are what the model codes and features what the codec does, so
+      that lambda means another thing, at the same distances from the middle of the range.
 
   Raises:
     OptionsError: there are none, or the model's latents have gains that the codec lacks.
@@ -185,7 +188,13 @@ def assign_weights_of(
         f"--init_from={model} is a model of several rates, without whose gains its networks are of "
         "no use, expected one of one rate; or give --argument=num_qualities=7 and --lambda_range"
       )
-    values = _at_lambdas(values, model_folders.describe(model)["lambda"], lambda_range, codec)
+    description = model_folders.describe(model)
+    given = np.log2(description["lambda"])
+    wanted = np.linspace(*np.log2(lambda_range), codec.num_qualities)
+    of_features = isinstance(codec.input_format, input_format_lib.FeatureMaps)
+    if of_features and description.get("detector") is None:
+      wanted += np.mean(given) - np.mean(wanted)
+    values = _at_lambdas(values, given, wanted)
   taken = {
     name: values[name]
     for name, weight in weights.items()
@@ -209,19 +218,23 @@ def assign_weights_of(
 
 
 def _at_lambdas(
-  values: dict[str, np.ndarray],
-  given: tuple[float, float],
-  wanted: tuple[float, float],
-  codec: codec_lib.Codec,
+  values: dict[str, np.ndarray], given: np.ndarray, wanted: np.ndarray
 ) -> dict[str, np.ndarray]:
-  """Returns weights with gains at the lambdas of a codec's qualities; given ends where it ends."""
-  octaves = np.log2(np.geomspace(*wanted, codec.num_qualities) / given[0])
-  found = dict(values)
+  """Returns weights with gains at other lambdas; beyond the given ones as training begins.
+
+  Args:
+    values: weights by name.
+    given: log2 lambda of the lowest and of the highest quality, [2].
+    wanted: log2 lambda of each quality, [K].
+  """
+  inside, found = np.clip(wanted, *given), dict(values)
   for name, value in values.items():
     if name.endswith(_GAINS):
-      anchors = np.linspace(0.0, np.log2(given[1] / given[0]), len(value))
-      columns = [np.interp(octaves, anchors, column) for column in value.T.astype(np.float64)]
-      found[name] = np.stack(columns, axis=1)
+      anchors = np.linspace(*given, len(value))
+      columns = [np.interp(inside, anchors, column) for column in value.T.astype(np.float64)]
+      beyond = first_log_gains(wanted - inside, value.shape[1])
+      sign = -1.0 if name.endswith("synthesis" + _GAINS) else 1.0
+      found[name] = np.stack(columns, axis=1) + sign * beyond
   return found
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from detection import box_head
+from detection import boxes as boxes_lib
 from detection.config import Config, ConfigError
 from detection.detector import Detector
 from khuvcm_tf.ops.pyramid import LEVELS, STRIDES
@@ -83,6 +85,34 @@ def test_detections_are_as_the_config_limits_them(tiny_config, tiny_detector, ph
   assert (scores > 0.4).all() and (np.diff(scores) <= 0).all()
   boxes = found.boxes[0].numpy()
   assert boxes.min() >= 0 and boxes[:, 2].max() <= 70 and boxes[:, 3].max() <= 90
+
+
+def test_a_second_pass_of_the_box_head_sees_the_boxes_that_the_first_found(
+  tiny_config, tiny_detector, photo
+):
+  config = dataclasses.replace(tiny_config, box_passes=2)
+  detector = Detector(config)
+  detector.assign_weights({k: v.numpy() for k, v in tiny_detector.named_weights().items()})
+  features, size = detector.extract_features(photo[np.newaxis]), tf.constant([[90, 70]])
+  proposals = detector.proposal_generator(features, size)
+  heads, image = detector.roi_heads, tf.zeros([int(proposals.count[0])], tf.int32)
+  boxes = proposals.boxes[0, : len(image)].numpy()
+  logits, deltas = heads.predict_boxes(features, boxes, image)
+  best = np.argmax(logits[:, :-1], 1)
+  moved = boxes_lib.apply_deltas(
+    boxes, deltas.numpy()[np.arange(len(best)), best], config.box_weights
+  )
+  moved = np.clip(moved, 0, [70, 90, 70, 90]).astype(np.float32)
+  assert np.abs(moved - boxes).max() > 0.1
+  second, deltas = heads.predict_boxes(features, moved, image)
+  expected = box_head.select(
+    (tf.nn.softmax(logits) + tf.nn.softmax(second))[tf.newaxis] / 2,
+    *(deltas[tf.newaxis], moved[np.newaxis], proposals.count, size, config),
+  )
+  found = detector(photo[np.newaxis])
+  assert int(found.count[0]) == int(expected.count[0]) > 0
+  np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-3)
+  np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
 
 
 def test_an_image_without_detections_gives_none(tiny_config, photo):

@@ -196,9 +196,24 @@ def test_gains_of_another_range_are_those_at_the_same_lambdas(toy, photos, tmp_p
   found = _values(task.CodecTask(options).codec)
   for name in ("analysis_gain/log_gain", "synthesis_gain/log_gain"):
     low, middle, high = stored[name]
-    # Octaves of lambda above the model's lowest: 1, 2.25, 3.5, and 4.75, where its range has ended.
+    # Octaves of lambda above the model's lowest: 1, 2.25, 3.5, and 4.75, 0.75 beyond its range.
     expected = [(low + middle) / 2, middle + (high - middle) / 8, middle + (high - middle) * 0.75]
-    np.testing.assert_allclose(found[name], [*expected, high], atol=1e-6)
+    beyond = 0.75 * 0.4 * np.log(2) * (1 if name.startswith("analysis") else -1)
+    np.testing.assert_allclose(found[name], [*expected, high + beyond], atol=1e-6)
+
+
+def test_gains_of_a_model_of_images_begin_at_the_middle_of_a_range_for_features(toy, tmp_path):
+  folder, rates = str(tmp_path / "m"), {"num_filters": 4, "latent_depth": 6, "num_qualities": 3}
+  image_codec = codecs.create("mbt2018_mean", **rates)
+  image_codec.reset_gains(np.array([-3.0, 0.0, 3.0]))
+  description = {**_DESCRIPTION, "arguments": rates, "lambda": [0.002, 0.128]}
+  _write_described(tmp_path / "m", description, image_codec)
+  weights = {name: value.numpy() for name, value in image_codec.named_weights().items()}
+  np.savez(f"{folder}/weights.npz", **weights)
+  codec = codecs.create("feature", channels=4, planes=1, **rates)
+  task.assign_weights_of(folder, codec, (1e-6, 256e-6))
+  for k, octaves in enumerate((-4, 0, 4)):
+    np.testing.assert_allclose(_gains(codec, k)[0], 2 ** (0.4 * octaves), rtol=1e-4)
 
 
 def test_a_codec_of_one_rate_cannot_start_from_a_model_of_several(toy, photos, tmp_path):

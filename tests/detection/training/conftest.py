@@ -108,6 +108,16 @@ def batch():
 
 
 @pytest.fixture
-def model(make_options):
-  tf.keras.utils.set_random_seed(0)
-  return DetectorModel(Detector(Config(**ARGUMENTS, num_classes=2)), make_options())
+def make_model(make_options):
+  """A function from fields of the config to a model whose weights are always the same."""
+
+  def make_model_(**fields) -> DetectorModel:
+    tf.keras.utils.set_random_seed(0)
+    return DetectorModel(Detector(Config(**ARGUMENTS, **fields, num_classes=2)), make_options())
+
+  return make_model_
+
+
+@pytest.fixture
+def model(make_model):
+  return make_model()

@@ -51,6 +51,37 @@ def test_what_is_padding_changes_nothing(model, batch):
     assert float(model.loss_and_metrics(changed)[name]) == pytest.approx(float(value), rel=1e-5)
 
 
+def test_a_mask_head_that_is_not_trained_has_no_loss(make_model, batch):
+  model = make_model()
+  model.detector.roi_heads.mask_head.trainable = False
+  assert set(model.loss_and_metrics(batch)) == {"loss", *_LOSSES} - {"loss_mask"}
+
+
+def _losses(model, batch) -> dict[str, float]:
+  return {name: float(value) for name, value in model.loss_and_metrics(batch).items()}
+
+
+def test_a_second_pass_over_boxes_that_stay_has_the_losses_of_the_first(make_model, batch):
+  of_passes = []
+  for passes in (1, 2):
+    model = make_model(box_passes=passes)
+    weight = model.detector.roi_heads.box_predictor.bbox_pred.weight
+    weight.assign(tf.zeros_like(weight))
+    of_passes.append(_losses(model, batch))
+  assert of_passes[0] == pytest.approx(of_passes[1], rel=1e-5)
+
+
+def test_the_second_pass_is_trained_on_the_boxes_of_the_first(make_model, batch):
+  of_passes = []
+  for passes in (1, 2):
+    model = make_model(box_passes=passes)
+    bias = model.detector.roi_heads.box_predictor.bbox_pred.bias
+    # Twice a box's width aside, where no object is.
+    bias.assign(tf.tile([20.0, 0.0, 0.0, 0.0], [bias.shape[0] // 4]))
+    of_passes.append(_losses(model, batch)["loss_box_reg"])
+  assert of_passes[1] == pytest.approx(of_passes[0] / 2, rel=1e-5)
+
+
 def test_steps_lower_the_loss(model, batch):
   model.compile(tf.keras.optimizers.Adam(3e-3))
   step = tf.function(model.train_step, autograph=False)
