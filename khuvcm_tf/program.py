@@ -89,8 +89,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
     required = r"flag --(\S+)=None: Flag --\1 must have a value other than None\."
     text = re.sub(required, r"the flag --\1 is required", str(error))
     _fail(f"error: {_one_line(text)} (--helpshort lists the flags)")
-  except SystemExit as end:
-    # Only the help flags exit here, and absl's exit code for them is 1.
+  except (BrokenPipeError, SystemExit) as end:
+    # Only the help flags write and exit here, and absl's exit code for them is 1.
+    if isinstance(end, BrokenPipeError) or not _flushed():
+      _leave_closed_pipe()
     raise SystemExit(0) from end
   return rest
 
@@ -105,13 +107,27 @@ def _run_guarded(main: Callable[[], None]) -> None:
     main()
     sys.stdout.flush()
   except BrokenPipeError:
-    # The reader, such as `head`, has closed the pipe: Python must not flush into it at its exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(1)
+    _leave_closed_pipe()
   except KeyboardInterrupt:
     _fail("interrupted", code=130)
   except Exception as error:
     _fail(_describe(error))
+
+
+def _flushed() -> bool:
+  """Flushes stdout; returns whether it still has a reader."""
+  try:
+    sys.stdout.flush()
+  except BrokenPipeError:
+    return False
+  return True
+
+
+def _leave_closed_pipe():
+  """Ends the process whose stdout's reader, such as `head`, has gone."""
+  # Python must not flush into it at its exit.
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  sys.exit(1)
 
 
 def _describe(error: Exception) -> str:

@@ -182,6 +182,13 @@ def test_a_reader_that_leaves_is_no_error_of_the_program(start):
   assert process.stderr.read() == ""
 
 
+def test_a_reader_that_leaves_the_help_is_no_error_either(start):
+  process = start(PROGRAM.format(body="  pass"), "--help")
+  process.stdout.close()
+  assert process.wait(timeout=1800) == 1
+  assert process.stderr.read() == ""
+
+
 def test_files_are_handed_over_as_typed(start):
   process = start(FILES_PROGRAM, "a.kvc", "--num_threads=0", "b c.kvc")
   assert process.communicate(timeout=1800) == ("['a.kvc', 'b c.kvc']\n", "")
