@@ -8,21 +8,17 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from khuvcm_tf import codecs, model_files, model_folders
+from khuvcm_tf import codecs, model_folders
 from khuvcm_tf import options as options_lib
-from khuvcm_tf.codecs import codec as codec_lib
-from khuvcm_tf.codecs import input_format as input_format_lib
 from khuvcm_tf.data import pipeline
-from khuvcm_tf.layers import first_log_gains
 from khuvcm_tf.options import OptionsError
 from khuvcm_tf.runs import checkpoints, loop, workdir
 from khuvcm_tf.runs import task as task_lib
-from khuvcm_tf.training import finalize, inputs, losses, summaries
+from khuvcm_tf.training import finalize, first_weights, inputs, losses, summaries
 from khuvcm_tf.training import model as model_lib
 from khuvcm_tf.training.options import MS_SSIM_MIN_SIDE, CodecOptions
 
 _IMAGES_SHOWN = 3
-_GAINS = "_gain/log_gain"
 _SHOWN_OF_QUALITIES = ("loss", "bpp", "psnr")
 
 
@@ -55,12 +51,13 @@ class CodecTask(task_lib.Task):
     weights = component_weights(options, self.codec.input_format)
     for i, branch in enumerate(self.codec.branches):
       branch.entropy_model.noise.reset_from_seed(options.seed + i)
+    lmbda = options.lambda_range or options.lmbda
     if not checkpoints.exist(options.workdir):
       if options.lambda_range:
-        self.codec.reset_gains(first_octaves(options, self.codec.num_qualities))
+        octaves = first_weights.first_octaves(options, self.codec.num_qualities)
+        self.codec.reset_gains(octaves)
       if options.init_from:
-        assign_weights_of(options.init_from, self.codec, options.lambda_range)
-    lmbda = options.lambda_range or options.lmbda
+        first_weights.assign_weights_of(options.init_from, self.codec, lmbda)
     distortion = losses.create(options.distortion, weights, options.distortion_threshold)
     self.model = model_lib.RateDistortionModel(self.codec, lmbda, distortion)
     self._inputs = inputs.load(options, self.codec.input_format)
@@ -147,95 +144,6 @@ def with_codec_of_init_from(options: CodecOptions) -> CodecOptions:
   if options.codec not in (None, codec):
     return options
   return dataclasses.replace(options, codec=codec, arguments={**arguments, **options.arguments})
-
-
-def first_octaves(options: CodecOptions, num_qualities: int) -> np.ndarray:
-  """Returns by how many octaves lambda of each quality exceeds that at which gains begin at 1.
-
-  That is the lambda of `init_from`, whose latents have the scale that it asks for, and the middle
-  of the range where there is none.
-
-  Returns:
-    float [K], as `Codec.reset_gains` takes it.
-  """
-  low, high = options.lambda_range
-  description = model_folders.describe(options.init_from) if options.init_from else {}
-  # One number, or a range; converted models have none.
-  lmbda = description.get("lambda") or options.lambda_range
-  neutral = np.clip(np.exp(np.mean(np.log(lmbda))), low, high)
-  return np.log2(np.geomspace(low, high, num_qualities) / neutral)
-
-
-def assign_weights_of(
-  model: str, codec: codec_lib.Codec, lambda_range: tuple[float, float] | None = None
-) -> None:
-  """Gives a codec the weights of a trained model whose names and shapes it has, too.
-
-  Args:
-    model: as for `model_files.load`.
-    codec: to begin with them.
-    lambda_range: of a codec of several rates; gains of a model of several rates are those at the
-      same lambdas, or, where images are what the model codes and features what the codec does, so
-      that lambda means another thing, at the same distances from the middle of the range.
-
-  Raises:
-    OptionsError: there are none, or the model's latents have gains that the codec lacks.
-  """
-  values, weights = model_files.read_weights(model), codec.named_weights()
-  if any(name.endswith(_GAINS) for name in values):
-    if lambda_range is None:
-      raise OptionsError(
-        f"--init_from={model} is a model of several rates, without whose gains its networks are of "
-        "no use, expected one of one rate; or give --argument=num_qualities=7 and --lambda_range"
-      )
-    description = model_folders.describe(model)
-    given = np.log2(description["lambda"])
-    wanted = np.linspace(*np.log2(lambda_range), codec.num_qualities)
-    of_features = isinstance(codec.input_format, input_format_lib.FeatureMaps)
-    if of_features and description.get("detector") is None:
-      wanted += np.mean(given) - np.mean(wanted)
-    values = _at_lambdas(values, given, wanted)
-  taken = {
-    name: values[name]
-    for name, weight in weights.items()
-    if name in values and values[name].shape == weight.shape
-  }
-  if not taken:
-    raise OptionsError(
-      f"--init_from={model} has none of this codec's weights, expected a model of the same or a "
-      "similar codec with equal numbers of filters"
-    )
-  fresh = {name: weight.numpy() for name, weight in weights.items() if name not in taken}
-  codec.assign_weights({**taken, **fresh})
-  parts = sorted({name.split("/")[0] for name in fresh})
-  logging.info(
-    "starts with %d of %d weights of %s; fresh ones: %s",
-    len(taken),
-    len(weights),
-    model,
-    f"{len(fresh)} in {', '.join(parts)}" if fresh else "none",
-  )
-
-
-def _at_lambdas(
-  values: dict[str, np.ndarray], given: np.ndarray, wanted: np.ndarray
-) -> dict[str, np.ndarray]:
-  """Returns weights with gains at other lambdas; beyond the given ones as training begins.
-
-  Args:
-    values: weights by name.
-    given: log2 lambda of the lowest and of the highest quality, [2].
-    wanted: log2 lambda of each quality, [K].
-  """
-  inside, found = np.clip(wanted, *given), dict(values)
-  for name, value in values.items():
-    if name.endswith(_GAINS):
-      anchors = np.linspace(*given, len(value))
-      columns = [np.interp(inside, anchors, column) for column in value.T.astype(np.float64)]
-      beyond = first_log_gains(wanted - inside, value.shape[1])
-      sign = -1.0 if name.endswith("synthesis" + _GAINS) else 1.0
-      found[name] = np.stack(columns, axis=1) + sign * beyond
-  return found
 
 
 def component_weights(options: CodecOptions, input_format) -> list[float] | None:

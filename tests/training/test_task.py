@@ -15,7 +15,7 @@ from khuvcm_tf import codecs, coding
 from khuvcm_tf.codecs import input_format
 from khuvcm_tf.data import pipeline
 from khuvcm_tf.options import OptionsError
-from khuvcm_tf.training import finalize, inputs, task
+from khuvcm_tf.training import finalize, first_weights, inputs, task
 
 
 def _variables(workdir: str) -> dict[str, np.ndarray]:
@@ -211,18 +211,32 @@ def test_gains_of_a_model_of_images_begin_at_the_middle_of_a_range_for_features(
   weights = {name: value.numpy() for name, value in image_codec.named_weights().items()}
   np.savez(f"{folder}/weights.npz", **weights)
   codec = codecs.create("feature", channels=4, planes=1, **rates)
-  task.assign_weights_of(folder, codec, (1e-6, 256e-6))
+  first_weights.assign_weights_of(folder, codec, (1e-6, 256e-6))
   for k, octaves in enumerate((-4, 0, 4)):
     np.testing.assert_allclose(_gains(codec, k)[0], 2 ** (0.4 * octaves), rtol=1e-4)
 
 
-def test_a_codec_of_one_rate_cannot_start_from_a_model_of_several(toy, photos, tmp_path):
+def test_a_codec_of_one_rate_has_the_gains_of_a_model_of_several_in_its_layers(toy, tmp_path):
+  stored = _model_of_several_rates(tmp_path / "m")
+  several, one = codecs.create("toy", num_qualities=3), toy.build()
+  several.assign_weights(stored)
+  first_weights.assign_weights_of(str(tmp_path / "m"), one, 0.08)  # half of the way from 0.04
+  x = toy.images(1, 64, 64)[0][np.newaxis]
+  planes, given = one.planes(x), several.latents(several.planes(x), 1.5)
+  np.testing.assert_allclose(one.latents(planes)[0], given[0], rtol=1e-4, atol=1e-5)
+  expected, bits = several(planes, training=False, quality=1.5)
+  found, own_bits = one(planes, training=False)
+  np.testing.assert_allclose(found[0], expected[0], rtol=1e-4, atol=0.02)
+  assert own_bits.keys() == bits.keys()
+
+
+def test_gains_that_no_convolution_can_have_are_refused_for_one_rate(toy, tmp_path):
   _model_of_several_rates(tmp_path / "m")
-  options = toy.make_options(train_images=photos, init_from=str(tmp_path / "m"))
-  with pytest.raises(
-    OptionsError, match=r"m is a model of several rates, .*expected one of one ra"
-  ):
-    task.CodecTask(options)
+  values = dict(np.load(tmp_path / "m" / "weights.npz"))
+  del values["synthesis/conv0/kernel"]
+  np.savez(tmp_path / "m" / "weights.npz", **values)
+  with pytest.raises(OptionsError, match=r"m is a model of several rates, .* no convolutions be"):
+    first_weights.assign_weights_of(str(tmp_path / "m"), toy.build(), 0.04)
 
 
 @pytest.mark.parametrize("limit, expected", [(16, 3), (2, 2)])
@@ -286,7 +300,7 @@ def test_a_run_starts_with_weights_of_equal_name_and_shape_and_leaves_the_others
   del stored[missing]
   stored[of_other_shape] = stored[of_other_shape][..., :-1]
   stored["context/conv0/kernel"] = np.ones((1, 1, 8, 8), np.float32)
-  task.assign_weights_of(_write_model(tmp_path / "m", stored), codec)
+  first_weights.assign_weights_of(_write_model(tmp_path / "m", stored), codec, 0.01)
   found = _values(codec)
   assert found.keys() == fresh.keys()
   for name, value in found.items():
@@ -329,7 +343,7 @@ def test_a_context_model_starts_with_the_transforms_of_a_hyperprior(toy, tmp_pat
   stored = _random_weights(codecs.create("mbt2018_mean", **sizes))
   codec = codecs.create("mbt2018", **sizes)
   fresh = _values(codec)
-  task.assign_weights_of(_write_model(tmp_path / "m", stored), codec)
+  first_weights.assign_weights_of(_write_model(tmp_path / "m", stored), codec, 0.01)
   taken = {name for name, value in _values(codec).items() if np.any(value != fresh[name])}
   for part in ("analysis", "synthesis", "hyper_analysis", "prior"):
     names = {name for name in fresh if name.startswith(part + "/")}
@@ -349,7 +363,7 @@ def test_a_model_with_none_of_the_weights_is_refused_as_a_start(toy, tmp_path):
     match=r"^--init_from=\S+m has none of this codec's weights, expected a model of the same or a "
     r"similar codec with equal numbers of filters$",
   ):
-    task.assign_weights_of(folder, codec)
+    first_weights.assign_weights_of(folder, codec, 0.01)
   for name, value in _values(codec).items():
     np.testing.assert_array_equal(value, fresh[name])
 
