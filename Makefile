@@ -6,12 +6,13 @@ STAMP := $(VENV)/installed
 PYTHONS := python3.11 python3.10 python3.9 python3
 FITS := import sys, ensurepip, venv; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 11))
 
-.PHONY: help venv demo experiments test lint clean
+.PHONY: help venv demo experiments feature-curves test lint clean
 
 help:
 	@echo "make venv   build $(VENV) (make clean venv PYTHON=/path/to/python chooses the Python)"
 	@echo "make demo   compress and decompress sample photos; images in demo_output/"
 	@echo "make experiments   damage and rebuild the levels of the shipped detector; experiments_output/"
+	@echo "make feature-curves   code the features of the shipped detector at all rates; feature_curves_output/"
 	@echo "make test   run the tests and the examples in docstrings"
 	@echo "make lint   check the code and its format with ruff"
 	@echo "make clean  remove $(VENV) and all that was built"
@@ -42,6 +43,12 @@ experiments: $(STAMP)
 	$(BIN)/python bin/run_experiments.py --detector=shapes --dataset=shapes --split=test --limit=200 \
 	  --output=experiments_output
 
+feature-curves: $(STAMP)
+	$(BIN)/python bin/feature_curves.py --detector=shapes --dataset=shapes --split=test --limit=40 \
+	  --models=feature_shapes@0,14,28,43,57,71,86,100 \
+	  --rules='p2=p3:up, p4=0.75*p3:down+0.25*p5:up, p6=p5:pick' --anchors=jpeg,webp \
+	  --image_models=mbt2018_variable@0,25,50,75,100 --image_anchors=jpeg --output=feature_curves_output
+
 # Two processes: TensorFlow takes most of a test's time to start, on one core. A file's tests stay
 # in one process, so that what they build once is built once.
 test: $(STAMP)
@@ -52,5 +59,5 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) demo_output experiments_output build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo_output experiments_output feature_curves_output build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
