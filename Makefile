@@ -44,7 +44,7 @@ experiments: $(STAMP)
 	  --output=experiments_output
 
 feature-curves: $(STAMP)
-	$(BIN)/python bin/feature_curves.py --detector=shapes --dataset=shapes --split=test --limit=40 \
+	$(BIN)/python bin/feature_curves.py --detector=shapes --dataset=shapes --split=test --limit=24 \
 	  --models=feature_shapes@0,14,28,43,57,71,86,100 \
 	  --rules='p2=p3:up, p4=0.75*p3:down+0.25*p5:up, p6=p5:pick' --anchors=jpeg,webp \
 	  --image_models=mbt2018_variable@0,25,50,75,100 --image_anchors=jpeg --output=feature_curves_output
