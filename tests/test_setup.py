@@ -178,10 +178,11 @@ def _add_python(folder: pathlib.Path, name: str, text: str = FAKE_PYTHON) -> Non
 
 def test_make_alone_lists_the_targets(make):
   out = make().stdout
-  assert re.findall(r"^make (\w+)", out, re.M) == [
+  assert re.findall(r"^make ([\w-]+)", out, re.M) == [
     "venv",
     "demo",
     "experiments",
+    "feature-curves",
     "test",
     "lint",
     "clean",
