@@ -26,6 +26,7 @@ Each of these is one line, with the traceback before it under `--debug`.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging as python_logging
 import os
@@ -82,19 +83,18 @@ def _parse_flags(argv: list[str]) -> list[str]:
   app.define_help_flags()
   for holder in (DEBUG, NUM_THREADS):  # so that --helpshort lists them as the program's own
     flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[holder.name])
-  try:
-    rest = flags.FLAGS(argv)[1:]
-  except flags.Error as error:
-    # absl's text for a missing flag: "flag --x=None: Flag --x must have a value other than None."
-    required = r"flag --(\S+)=None: Flag --\1 must have a value other than None\."
-    text = re.sub(required, r"the flag --\1 is required", str(error))
-    _fail(f"error: {_one_line(text)} (--helpshort lists the flags)")
-  except (BrokenPipeError, SystemExit) as end:
-    # Only the help flags write and exit here, and absl's exit code for them is 1.
-    if isinstance(end, BrokenPipeError) or not _flushed():
-      _leave_closed_pipe()
-    raise SystemExit(0) from end
-  return rest
+  with _reader_may_leave():
+    try:
+      return flags.FLAGS(argv)[1:]
+    except flags.Error as error:
+      # absl's text for a missing flag: "flag --x=None: Flag --x must have a value other than None."
+      required = r"flag --(\S+)=None: Flag --\1 must have a value other than None\."
+      text = re.sub(required, r"the flag --\1 is required", str(error))
+      _fail(f"error: {_one_line(text)} (--helpshort lists the flags)")
+    except SystemExit as end:
+      # Only the help flags exit here, and absl's exit code for them is 1.
+      sys.stdout.flush()
+      raise SystemExit(0) from end
 
 
 def _run_guarded(main: Callable[[], None]) -> None:
@@ -104,30 +104,24 @@ def _run_guarded(main: Callable[[], None]) -> None:
   try:
     _prepare_tensorflow()
     _prepare_logging()
-    main()
-    sys.stdout.flush()
-  except BrokenPipeError:
-    _leave_closed_pipe()
+    with _reader_may_leave():
+      main()
   except KeyboardInterrupt:
     _fail("interrupted", code=130)
   except Exception as error:
     _fail(_describe(error))
 
 
-def _flushed() -> bool:
-  """Flushes stdout; returns whether it still has a reader."""
+@contextlib.contextmanager
+def _reader_may_leave():
+  """Within, the process ends quietly where stdout's reader, such as `head`, has gone."""
   try:
+    yield
     sys.stdout.flush()
   except BrokenPipeError:
-    return False
-  return True
-
-
-def _leave_closed_pipe():
-  """Ends the process whose stdout's reader, such as `head`, has gone."""
-  # Python must not flush into it at its exit.
-  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-  sys.exit(1)
+    # Python must not flush into the closed pipe at its exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
 
 
 def _describe(error: Exception) -> str:

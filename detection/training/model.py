@@ -109,9 +109,7 @@ class DetectorModel(task.TrainableModel):
     sizes = _merged(tf.repeat(batch.sizes[:, tf.newaxis], boxes.shape[1], axis=1))
     of_passes = []
     for _ in range(config.box_passes):
-      truth, labels = self._match(boxes, batch)
-      is_object = tf.logical_and(labels == matching.POSITIVE, is_drawn)
-      classes = tf.gather(batch.classes, truth, batch_dims=1)
+      truth, classes = self._targets(boxes, is_drawn, batch)
       pooled = roi_align.pool_levels_static(
         features, boxes, config.box_pool_size, config.canonical_box_size
       )
@@ -120,7 +118,7 @@ class DetectorModel(task.TrainableModel):
         logits,
         deltas,
         _merged(boxes),
-        _merged(tf.where(is_object, classes, config.num_classes)),
+        _merged(classes),
         _merged(tf.gather(batch.boxes, truth, batch_dims=1)),
         _merged(is_drawn),
         config.box_weights,
@@ -134,9 +132,7 @@ class DetectorModel(task.TrainableModel):
   def _masks(self, features: Features, boxes, is_drawn, batch: Batch):
     """Returns the loss of the masks of boxes [B, R, 4] whose objects have one."""
     config, heads = self.detector.config, self.detector.roi_heads
-    truth, labels = self._match(boxes, batch)
-    is_object = tf.logical_and(labels == matching.POSITIVE, is_drawn)
-    classes = tf.gather(batch.classes, truth, batch_dims=1)
+    truth, classes = self._targets(boxes, is_drawn, batch)
     pooled = roi_align.pool_levels_static(
       features, boxes, config.mask_pool_size, config.canonical_box_size
     )
@@ -146,8 +142,15 @@ class DetectorModel(task.TrainableModel):
     masks = tf.cast(tf.gather(batch.masks, truth, batch_dims=1), tf.float32)
     targets = roi_align.mask_targets(masks, boxes, 2 * config.mask_pool_size)
     has_mask = tf.gather(batch.has_mask, truth, batch_dims=1)
-    is_given = tf.logical_and(is_object, has_mask)
+    is_given = tf.logical_and(classes < config.num_classes, has_mask)
     return losses.mask_loss(logits, _merged(targets), _merged(is_given))
+
+  def _targets(self, boxes: tf.Tensor, is_drawn: tf.Tensor, batch: Batch):
+    """Returns the object of each box [B, R, 4], and its class, K where the box is none."""
+    truth, labels = self._match(boxes, batch)
+    is_object = tf.logical_and(labels == matching.POSITIVE, is_drawn)
+    classes = tf.gather(batch.classes, truth, batch_dims=1)
+    return truth, tf.where(is_object, classes, self.detector.config.num_classes)
 
   def _match(self, boxes: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the object of each box [B, R, 4], and whether the box is one."""

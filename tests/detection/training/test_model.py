@@ -11,8 +11,12 @@ import tensorflow as tf
 _LOSSES = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"}
 
 
+def _losses(model, batch) -> dict[str, float]:
+  return {name: float(value) for name, value in model.loss_and_metrics(batch).items()}
+
+
 def test_the_loss_is_the_sum_of_five(model, batch):
-  metrics = {k: float(v) for k, v in model.loss_and_metrics(batch).items()}
+  metrics = _losses(model, batch)
   assert set(metrics) == {"loss", *_LOSSES}
   assert metrics["loss"] == pytest.approx(sum(metrics[name] for name in _LOSSES), rel=1e-5)
 
@@ -32,7 +36,7 @@ def test_an_object_without_a_mask_trains_no_mask(model, batch):
 
 def test_images_without_objects_train_background_alone(model, batch):
   empty = batch._replace(classes=-tf.ones_like(batch.classes), boxes=tf.zeros_like(batch.boxes))
-  metrics = {k: float(v) for k, v in model.loss_and_metrics(empty).items()}
+  metrics = _losses(model, empty)
   assert metrics["loss_rpn_loc"] == metrics["loss_box_reg"] == metrics["loss_mask"] == 0.0
   assert metrics["loss_rpn_cls"] > 0 and metrics["loss_cls"] > 0
 
@@ -55,10 +59,6 @@ def test_a_mask_head_that_is_not_trained_has_no_loss(make_model, batch):
   model = make_model()
   model.detector.roi_heads.mask_head.trainable = False
   assert set(model.loss_and_metrics(batch)) == {"loss", *_LOSSES} - {"loss_mask"}
-
-
-def _losses(model, batch) -> dict[str, float]:
-  return {name: float(value) for name, value in model.loss_and_metrics(batch).items()}
 
 
 def test_a_second_pass_over_boxes_that_stay_has_the_losses_of_the_first(make_model, batch):
