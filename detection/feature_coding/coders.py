@@ -42,7 +42,7 @@ class FeatureCoder(abc.ABC):
   Attributes:
     curve: name of the curve that the point belongs to.
     label: of the point.
-    group: "Models", "Anchors" or "Images".
+    group: "Models", "Rebuilt", "Anchors" or "Images".
     key: identifies what the decoded features depend on.
   """
 
@@ -69,8 +69,6 @@ class ModelCoder(FeatureCoder):
     FeatureCodingError: the model is one of images, or of another detector; the rule needs P6.
   """
 
-  group = "Models"
-
   def __init__(
     self,
     coder: coders.ModelCoder,
@@ -91,6 +89,7 @@ class ModelCoder(FeatureCoder):
         f"{detector.fingerprint}; use another model, or that detector"
       )
     self._coder, self._rule, self.curve, self.label = coder, rule, curve, label
+    self.group = "Rebuilt" if rule else "Models"
     self._levels = list(BOX_LEVELS)
     if rule is not None:
       self._levels = list(rule.kept())

@@ -78,8 +78,8 @@ class DistributionOptions(DatasetOptions):
     required=True,
     path="input",
   )
-  models: tuple[str, ...] = option(
-    (),
+  models: tuple[str, ...] | None = option(
+    None,
     "Models of feature maps, as --models of feature_curves, one point each.",
     required=True,
     path="input",

@@ -105,6 +105,14 @@ def test_rate_distortion_and_performance_are_those_of_the_files_and_features(
   assert not tables.thresholds(measured)
 
 
+def test_curves_of_rebuilt_levels_have_no_threshold(model, dataset, tmp_path):
+  coders = [_Noisy(deviation) for deviation in (0.5, 1.0, 5.0)]
+  measured = _measurement(model, dataset, tmp_path).measure(coders)
+  assert list(tables.thresholds(measured)) == ["noisy"]
+  rebuilt = [{**row, "group": "Rebuilt"} for row in measured.rows]
+  assert not tables.thresholds(measured._replace(rows=rebuilt))
+
+
 def test_what_was_found_is_not_made_again(model, dataset, tmp_path):
   first, again = _Noisy(0.5), _Noisy(0.5)
   rows = _measurement(model, dataset, tmp_path).measure([first]).rows
@@ -164,6 +172,7 @@ def test_levels_that_a_rule_makes_are_not_coded(model):
   features, given = model.extract_features(image), _Given()
   rule = rules.parse("p2=p3:up, p4=0.5*p3:down+0.5*p5:up, p6=p5:pick")
   coder = coders_lib.ModelCoder(given, model, "ours", "q1", rule)
+  assert coder.group == "Rebuilt"
   found = coder.code(image, features).features
   assert given.seen == [["p3", "p5"]]
   expected = rule.apply({k: v[np.newaxis] for k, v in features.levels.items()})
