@@ -47,22 +47,16 @@ def save(
     weights_dtype: "float32" or "float16".
 
   Raises:
-    DetectorError: a weight is not finite in `weights_dtype`.
-    model_folders.ModelError: `folder` holds something else than a detector.
+    model_folders.ModelError: a weight is not finite in `weights_dtype`, `folder` holds something
+      else than a detector.
     atomic_files.FileError: the folder cannot be written.
     ValueError: there is not one name for each class.
   """
   if len(categories) != detector.config.num_classes:
     raise ValueError(f"{len(categories)} categories, expected {detector.config.num_classes}")
   model_folders.check_replaceable(folder, DESCRIPTION)
-  with np.errstate(over="ignore"):  # What overflows is found below.
-    weights = {k: v.numpy().astype(weights_dtype) for k, v in detector.named_weights().items()}
-  odd = [name for name, value in weights.items() if not np.isfinite(value).all()]
-  if odd:
-    raise DetectorError(
-      f"weights {', '.join(odd[:3])} hold values that are not finite, expected a trained detector "
-      f"whose weights fit {weights_dtype}; store it as float32, or train it again"
-    )
+  named = {name: value.numpy() for name, value in detector.named_weights().items()}
+  weights = model_folders.as_stored(named, weights_dtype)
   content = {
     "format": FORMAT,
     "config": detector.config.to_json(),

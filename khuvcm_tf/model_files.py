@@ -29,6 +29,7 @@ from khuvcm_tf.model_folders import (
   FORMAT,
   OWN_QUALITY,
   add_to_digest,
+  as_stored,
   check_replaceable,
   find,
   read_arrays,
@@ -71,16 +72,8 @@ def save(
     atomic_files.FileError: the folder cannot be written.
   """
   check_replaceable(folder)
-  with np.errstate(over="ignore"):  # What overflows is found below.
-    weights = {
-      name: value.numpy().astype(weights_dtype) for name, value in codec.named_weights().items()
-    }
-  odd = [name for name, value in weights.items() if not np.isfinite(value).all()]
-  if odd:
-    raise coding.ModelError(
-      f"weights {', '.join(odd[:3])} hold values that are not finite, expected a trained codec "
-      f"whose weights fit {weights_dtype}; train it again at a lower learning rate"
-    )
+  named = {name: value.numpy() for name, value in codec.named_weights().items()}
+  weights = as_stored(named, weights_dtype)
   codec.assign_weights(weights)
   qualities = codec.qualities
   examples = [codec.input_format.example(image) for image in images]

@@ -14,6 +14,7 @@ import contextlib
 import importlib.resources
 import json
 import os
+from collections.abc import Mapping
 from typing import Callable
 
 import numpy as np
@@ -144,6 +145,27 @@ def write_fingerprint(folder: str, fingerprint: bytes) -> None:
   """Stores 8 bytes in a folder, as 16 hexadecimal digits."""
   with open(os.path.join(folder, "fingerprint"), "w", encoding="ascii") as file:
     file.write(fingerprint.hex() + "\n")
+
+
+def as_stored(weights: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
+  """Returns weights in the type in which they are stored.
+
+  Args:
+    weights: by name.
+    dtype: "float32" or "float16".
+
+  Raises:
+    ModelError: one of them is not finite in it.
+  """
+  with np.errstate(over="ignore"):  # What overflows is found below.
+    found = {name: value.astype(dtype) for name, value in weights.items()}
+  odd = [name for name, value in found.items() if not np.isfinite(value).all()]
+  if odd:
+    raise ModelError(
+      f"weights {', '.join(odd[:3])} hold values that are not finite in {dtype}, expected trained "
+      "weights; store them as float32, or train again at a lower learning rate"
+    )
+  return found
 
 
 def read_arrays(path: str) -> dict[str, np.ndarray]:

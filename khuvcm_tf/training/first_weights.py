@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import numpy as np
 from absl import logging
@@ -21,15 +22,18 @@ def first_octaves(options: CodecOptions, num_qualities: int) -> np.ndarray:
   """Returns by how many octaves lambda of each quality exceeds that at which gains begin at 1.
 
   That is the lambda of `init_from`, whose latents have the scale that it asks for, and the middle
-  of the range where there is none.
+  of the range where there is none, or one that means another thing.
 
   Returns:
     float [K], as `Codec.reset_gains` takes it.
   """
   low, high = options.lambda_range
-  description = model_folders.describe(options.init_from) if options.init_from else {}
-  # One number, or a range; converted models have none.
-  lmbda = description.get("lambda") or options.lambda_range
+  lmbda = options.lambda_range
+  if options.init_from:
+    description = model_folders.describe(options.init_from)
+    if _is_of_features(description) == (options.codec == "feature"):
+      # One number, or a range; converted models have none.
+      lmbda = description.get("lambda") or lmbda
   neutral = np.clip(np.exp(np.mean(np.log(lmbda))), low, high)
   return np.log2(np.geomspace(low, high, num_qualities) / neutral)
 
@@ -40,7 +44,7 @@ def assign_weights_of(
   """Gives a codec the weights of a trained model whose names and shapes it has, too.
 
   Gains of a model of several rates are those at the same lambdas; a codec of one rate has them in
-  the layers before and after. Where the model codes images and the codec features, lambda means
+  the layers before and after. Where one of both codes images and the other features, lambda means
   another thing: the middles of both ranges are then taken for the same.
 
   Args:
@@ -56,8 +60,8 @@ def assign_weights_of(
     description = model_folders.describe(model)
     given = np.log2(description["lambda"])
     wanted = np.linspace(*np.log2(np.broadcast_to(lmbda, 2)), codec.num_qualities or 1)
-    of_features = isinstance(codec.input_format, input_format.FeatureMaps)
-    if of_features and description.get("detector") is None:
+    is_of_features = isinstance(codec.input_format, input_format.FeatureMaps)
+    if _is_of_features(description) != is_of_features:
       wanted += np.mean(given) - np.mean(wanted)
     values = _at_lambdas(values, given, wanted)
     if codec.num_qualities is None:
@@ -82,6 +86,10 @@ def assign_weights_of(
     model,
     f"{len(fresh)} in {', '.join(parts)}" if fresh else "none",
   )
+
+
+def _is_of_features(description: Mapping[str, object]) -> bool:
+  return description["codec"] == "feature"
 
 
 def _at_lambdas(

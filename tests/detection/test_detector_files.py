@@ -69,7 +69,7 @@ def test_what_is_no_detector_is_not_replaced(tiny_detector, tmp_path):
 def test_weights_that_overflow_half_precision_are_refused(tiny_config, tmp_path):
   detector = detector_files.Detector(tiny_config)
   detector.named_weights()["backbone.fpn_lateral2.bias"].assign(np.full(16, 1e6))
-  with pytest.raises(detector_files.DetectorError, match=r"fpn_lateral2\.bias hold values that"):
+  with pytest.raises(model_folders.ModelError, match=r"fpn_lateral2\.bias hold values that"):
     detector_files.save(str(tmp_path / "a"), detector, _NAMES, {}, "float16")
   assert os.listdir(tmp_path) == []
 

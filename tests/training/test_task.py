@@ -163,6 +163,15 @@ def test_without_a_model_to_start_from_gains_are_1_at_the_middle_and_follow_the_
     np.testing.assert_allclose(_gains(codec, k)[0], 2 ** (0.4 * octaves), rtol=1e-6)
 
 
+@pytest.mark.parametrize("codec, expected", [("toy", [0, 2, 4]), ("feature", [-2, 0, 2])])
+def test_lambda_of_a_model_of_images_is_none_of_features(toy, photos, tmp_path, codec, expected):
+  description = {**_DESCRIPTION, "arguments": {}, "lambda": 0.01}
+  folder = _write_described(tmp_path / "m", description, toy.build())
+  several = {**_SEVERAL_RATES, "codec": codec, "lambda_range": (0.01, 0.16)}
+  options = toy.make_options(train_images=photos, init_from=folder, **several)
+  np.testing.assert_allclose(first_weights.first_octaves(options, 3), expected, atol=1e-6)
+
+
 def _model_of_several_rates(folder):
   """Writes a model of three qualities, lambdas 0.01, 0.04 and 0.16; returns its weights."""
   model, rng = codecs.create("toy", num_qualities=3), np.random.default_rng(0)

@@ -503,6 +503,6 @@ def test_what_is_close_to_a_config_is_refused_as_not_quite_that(state, tmp_path)
 def test_weights_that_are_not_finite_are_refused(state, tmp_path):
   bad = {**state, "backbone.fpn_output2.bias": np.full(8, np.nan, np.float32)}
   np.savez(tmp_path / "bad.npz", **bad)
-  with pytest.raises(detector_files.DetectorError, match=r"fpn_output2\.bias hold values that are"):
+  with pytest.raises(model_folders.ModelError, match=r"fpn_output2\.bias hold values that are"):
     detectron2.convert_file(str(tmp_path / "bad.npz"), "tiny", str(tmp_path / "out"))
   assert os.listdir(tmp_path) == ["bad.npz"]
