@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from detection.coco import annotation_files, run
+from detection.coco import run
 from detection.coco.detection_store import DetectionStore
 from detection.experiments import rules
 from detection.experiments.features import FeatureSource
@@ -17,41 +15,7 @@ from detection.feature_coding import FeatureCodingError, distributions, quantize
 from detection.feature_coding import coders as coders_lib
 from detection.feature_coding.coders import Coded, FeatureCoder
 from detection.feature_coding.curves import Measurement
-from detection.predictor import Predictor
 from khuvcm_tf.ops.pyramid import BOX_LEVELS
-
-_NAMES = ("disc", "square", "star")
-
-
-@pytest.fixture(scope="module")
-def model(tiny_detector):
-  return Predictor(tiny_detector, _NAMES, "tiny")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, model):
-  """Images whose objects are some of what the detector finds, with masks."""
-  from detection.coco.detections import to_coco
-
-  folder = tmp_path_factory.mktemp("images")
-  rng, images, annotations = np.random.default_rng(0), [], []
-  for number, (height, width) in enumerate([(64, 80), (90, 64), (64, 64)], 1):
-    small = rng.integers(0, 256, (height // 8, width // 8, 3), np.uint8)
-    pixels = np.asarray(Image.fromarray(small).resize((width, height)))
-    Image.fromarray(pixels).save(folder / f"{number}.png")
-    images.append({"id": number, "file_name": f"{number}.png", "height": height, "width": width})
-    for each in to_coco(model(pixels), number, height, width, {0: 1, 1: 2, 2: 3})[::3]:
-      area = each["bbox"][2] * each["bbox"][3]
-      annotations.append({**each, "id": len(annotations) + 1, "area": area, "iscrowd": 0})
-  categories = [{"id": number, "name": name} for number, name in enumerate(_NAMES, 1)]
-  content = {"images": images, "annotations": annotations, "categories": categories}
-  (folder / "annotations.json").write_text(json.dumps(content))
-  return folder
-
-
-@pytest.fixture(scope="module")
-def dataset(folder):
-  return annotation_files.load(str(folder / "annotations.json"), str(folder))
 
 
 class _Noisy(FeatureCoder):
@@ -84,16 +48,16 @@ def test_rate_distortion_and_performance_are_those_of_the_files_and_features(
 ):
   coders = [_Noisy(0.0), _Noisy(0.5), _Noisy(5.0)]
   measured = _measurement(model, dataset, tmp_path).measure(coders)
-  pixels = 64 * 80 + 90 * 64 + 64 * 64
+  pixels = 64 * 80 + 90 * 64 + 64 * 64 + 70 * 100
   assert measured.kind == "masks"
   expected = run.run_evaluation(
-    model, dataset, str(tmp_path / "images"), categories=_NAMES, fingerprint="f"
+    model, dataset, str(tmp_path / "images"), categories=model.categories, fingerprint="f"
   ).metrics
   assert measured.unchanged["ap"] == pytest.approx(expected["mask_ap"], abs=1e-9)
   same, some, much = measured.rows
   assert same["ap"] == measured.unchanged["ap"] and same["mse"] == 0 and same["psnr"] == math.inf
-  assert same["bpp"] == 8 * 3000 / pixels
-  assert some["bytes"] == 3 * 666
+  assert same["bpp"] == 8 * 4000 / pixels
+  assert some["bytes"] == 4 * 666
   for level in BOX_LEVELS:
     assert some[f"mse_{level}"] == pytest.approx(0.25, rel=0.2)
   assert much["mse"] == pytest.approx(25.0, rel=0.1)

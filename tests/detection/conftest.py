@@ -10,6 +10,7 @@ from PIL import Image
 
 from detection.coco import annotation_files
 from detection.coco.dataset import Dataset
+from detection.coco.detections import to_coco
 from detection.predictor import Predictor
 
 NAMES = ("disc", "square", "star")
@@ -22,7 +23,7 @@ def model(tiny_detector):
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory, model):
-  """Images and annotations: some of what the detector finds, so that AP is neither 0 nor 1."""
+  """Images, and annotations that are some of what the detector finds: AP is neither 0 nor 1."""
   folder = tmp_path_factory.mktemp("images")
   rng, images, annotations = np.random.default_rng(0), [], []
   for number, (height, width) in enumerate([(64, 80), (90, 64), (64, 64), (70, 100)], 1):
@@ -30,19 +31,9 @@ def folder(tmp_path_factory, model):
     pixels = np.asarray(Image.fromarray(small).resize((width, height)))
     Image.fromarray(pixels).save(folder / f"{number}.png")
     images.append({"id": number, "file_name": f"{number}.png", "height": height, "width": width})
-    objects = model(pixels)
-    for box, kind in list(zip(objects.boxes.tolist(), objects.classes.tolist()))[::3]:
-      x1, y1, x2, y2 = box
-      annotations.append(
-        {
-          "id": len(annotations) + 1,
-          "image_id": number,
-          "category_id": kind + 1,
-          "bbox": [x1, y1, x2 - x1, y2 - y1],
-          "area": (x2 - x1) * (y2 - y1),
-          "iscrowd": 0,
-        }
-      )
+    for each in to_coco(model(pixels), number, height, width, {0: 1, 1: 2, 2: 3})[::3]:
+      area = each["bbox"][2] * each["bbox"][3]
+      annotations.append({**each, "id": len(annotations) + 1, "area": area, "iscrowd": 0})
   categories = [{"id": number, "name": name} for number, name in enumerate(NAMES, 1)]
   content = {"images": images, "annotations": annotations, "categories": categories}
   (folder / "annotations.json").write_text(json.dumps(content))
