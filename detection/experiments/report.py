@@ -107,9 +107,9 @@ def write(
 def findings(found: Degradation) -> list[tuple[str, str]]:
   """Returns for each size of objects which levels they lose most by, and what the study found.
 
-  Only clear losses of a level at its greatest damage are named. The two (as many as the study
-  names) that lose most are compared with the study's if their intervals lie apart from those of all
-  other levels.
+  Only clear losses of a level at its greatest damage are named. The study's levels are found again
+  where their intervals lie below those of all others, and not where that of another lies below one
+  of theirs.
   """
   return [
     (f"{size} objects", _finding(found.rows, key, study.FINDINGS[key]))
@@ -132,14 +132,15 @@ def _finding(all_rows: Sequence[Row], key: str, of_study: Sequence[str]) -> str:
   if len(largest) < len(LEVELS):
     return f"{text}."
   names = " and ".join(level.upper() for level in of_study)
-  most, others = order[: len(of_study)], order[len(of_study) :]
-  highest = max(largest[level][f"{key}_high"] for level in most)
-  if not set(most) <= set(clear) or highest >= min(largest[x][f"{key}_low"] for x in others):
-    relation = f"the intervals do not decide whether most by {names}, as the study found"
-  elif set(most) == set(of_study):
+  own = [largest[level] for level in of_study]
+  others = [largest[level] for level in order if level not in of_study]
+  high, low = f"{key}_high", f"{key}_low"
+  if set(of_study) <= set(clear) and max(r[high] for r in own) < min(r[low] for r in others):
     relation = f"as the study found: {names}"
-  else:
+  elif min(r[high] for r in others) < max(r[low] for r in own):
     relation = f"unlike the study, which found {names}"
+  else:
+    relation = f"the intervals do not decide whether most by {names}, as the study found"
   return f"{text}; {relation}."
 
 
