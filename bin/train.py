@@ -21,9 +21,10 @@ def main():
 
   folder = task.train(given)
   if folder:
+    name = "photo.npz" if given.train_features else "photo.png"
     print(
       f"the model is in {folder}; next:\n"
-      f"  python bin/compress.py --model={given.workdir} --input=photo.png --output=photo.kvc"
+      f"  python bin/compress.py --model={given.workdir} --input={name} --output=photo.kvc"
     )
 
 
