@@ -18,22 +18,22 @@ import itertools
 import os
 import re
 from collections.abc import Sequence
-from typing import Callable, NamedTuple, Union
+from typing import Callable, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from khuvcm_tf import bitstream, forks, model_folders
+from khuvcm_tf import bitstream, forks, model_folders, model_inputs
 from khuvcm_tf.bitstream import ops as bitstream_ops
 from khuvcm_tf.codecs import codec as codec_lib
 from khuvcm_tf.codecs.input_format import Planes
-from khuvcm_tf.data import frames, stored_features
+from khuvcm_tf.data import frames
 from khuvcm_tf.data.stored_features import ImageFeatures
 from khuvcm_tf.entropy.integer.entropy_model import IntegerEntropyModel
 from khuvcm_tf.model_folders import ModelError
+from khuvcm_tf.model_inputs import Input
 from khuvcm_tf.ops import pyramid
 from khuvcm_tf.ops.padding import padded_size
-from khuvcm_tf.ops.pyramid import BOX_LEVELS
 
 # Of a fingerprint's 8 bytes, those of the entropy model; the others are of the synthesis.
 ENTROPY_BYTES = 5
@@ -52,10 +52,6 @@ _BYTES_PER_PIXEL_OF_BRANCHES = 96
 _BYTES_PER_LATENT = 80
 # What the largest band, TensorFlow and a model need.
 _BYTES_AT_LEAST = 3 * 2**30
-
-
-# What models code.
-Input = Union[np.ndarray, frames.Frame, ImageFeatures]
 
 
 class Prepared(NamedTuple):
@@ -350,7 +346,7 @@ class Model(model_folders.Reloaded, tf.Module):
     header = functools.partial(bitstream.Header, self.fingerprint)
     self.check_features(isinstance(image, ImageFeatures))
     if isinstance(image, ImageFeatures):
-      given = check_maps(image, form.channels)
+      given = model_inputs.check_maps(image, form.channels)
       side = max(pyramid.level_sizes(image.image_size)["p2"])
       if form.square is not None and side > form.square:
         raise ModelError(
@@ -358,17 +354,16 @@ class Model(model_folders.Reloaded, tf.Module):
           "use a smaller image or another model"
         )
       self._check_memory(*form.canvas_size(image.image_size, given))
-      bits = sum(1 << BOX_LEVELS.index(level) for level in given)
       planes = form.from_examples(form.to_canvas(image.levels), dtype)
-      sizes = *image.image_size, 0, bits, *image.original_size
+      sizes = *image.image_size, 0, model_inputs.level_bits(given), *image.original_size
       return planes, header(bitstream.FEATURES, 32, *sizes)
     if isinstance(image, frames.Frame):
       self.check_frames()
-      y, uv = frame_to_planes(image)
+      y, uv = model_inputs.frame_to_planes(image)
       self._check_memory(*y.shape[:2])
       planes = form.frame_to_planes(tf.constant(y), tf.constant(uv), image.bits, dtype)
       return planes, header(bitstream.YCBCR420, image.bits, *y.shape[:2])
-    image = checked(image)
+    image = model_inputs.checked(image)
     self._check_memory(*image.shape[:2])
     input_format = bitstream.GREY if image.shape[2] == 1 else bitstream.RGB
     planes = form.image_to_planes(tf.constant(image), dtype)
@@ -379,14 +374,14 @@ class Model(model_folders.Reloaded, tf.Module):
     form, bit_depth = self.codec.input_format, header.bit_depth
     if header.input_format == bitstream.FEATURES:
       size, canvas = (header.height, header.width), tf.cast(form.to_examples(planes), tf.float32)
-      maps = form.from_canvas(canvas, size, _levels_of(header))
+      maps = form.from_canvas(canvas, size, model_inputs.levels_of(header))
       levels = {level: each.numpy() for level, each in maps.items()}
       if "p5" in levels:
         levels["p6"] = levels["p5"][::2, ::2]
       return ImageFeatures(levels, size, (header.original_height, header.original_width))
     if header.input_format == bitstream.YCBCR420:
       y, uv = form.planes_to_frame(planes, bit_depth)
-      return planes_to_frame(y.numpy(), uv.numpy(), bit_depth)
+      return model_inputs.planes_to_frame(y.numpy(), uv.numpy(), bit_depth)
     is_grey = tf.constant(header.input_format == bitstream.GREY)
     return form.planes_to_image(planes, is_grey).numpy()
 
@@ -395,7 +390,7 @@ class Model(model_folders.Reloaded, tf.Module):
     size = header.height, header.width
     if header.input_format != bitstream.FEATURES:
       return size
-    return self.codec.input_format.canvas_size(size, _levels_of(header))
+    return self.codec.input_format.canvas_size(size, model_inputs.levels_of(header))
 
   @property
   def _format_version(self) -> int:
@@ -582,71 +577,6 @@ def one_rate_text(given: str) -> str:
     f"a model of one rate was given {given}, expected none; leave it out, or use a model of "
     "several rates such as mbt2018_variable"
   )
-
-
-def _levels_of(header: bitstream.Header) -> list[str]:
-  """Returns the names of the levels that a file of features holds."""
-  return [level for number, level in enumerate(BOX_LEVELS) if header.levels >> number & 1]
-
-
-def check_maps(features: ImageFeatures, channels: int) -> list[str]:
-  """Returns the levels that are given, or raises ModelError.
-
-  They must be finite maps of the sizes that the image's size gives.
-  """
-  sides = (*features.image_size, *features.original_size)
-  if not (1 <= min(sides) and max(sides) <= bitstream.MAX_SIDE):
-    raise ModelError(f"found an image of sides {sides}, expected 1 to {bitstream.MAX_SIDE} pixels")
-  shapes = stored_features.level_shapes(features.image_size, channels)
-  given = [level for level in BOX_LEVELS if level in features.levels]
-  if not given:
-    raise ModelError(f"found levels {sorted(features.levels)}, expected some of {BOX_LEVELS}")
-  for level in given:
-    maps = features.levels[level]
-    if maps.shape != shapes[level]:
-      raise ModelError(
-        f"{level} is {list(maps.shape)}, expected {list(shapes[level])} for an image of "
-        f"{features.image_size[1]}x{features.image_size[0]} pixels; use a model of these channels"
-      )
-    if not np.isfinite(maps).all():
-      raise ModelError(f"{level} has values that are not finite, expected finite ones")
-  return given
-
-
-def checked(image: np.ndarray) -> np.ndarray:
-  """Returns an image as [H, W, 1 or 3], or raises ModelError."""
-  if isinstance(image, frames.Frame):
-    raise ModelError(
-      "found a raw frame, expected an image, uint8 [H, W, 3] or [H, W, 1]; convert it "
-      "(frames.to_rgb)"
-    )
-  if isinstance(image, ImageFeatures):
-    raise ModelError("found features, expected an image, uint8 [H, W, 3] or [H, W, 1]")
-  image = np.asarray(image)
-  if image.ndim == 2:
-    image = image[..., np.newaxis]
-  shape = image.shape
-  sides = len(shape) == 3 and 1 <= min(shape[:2]) and max(shape[:2]) <= bitstream.MAX_SIDE
-  if not sides or shape[2] not in (1, 3) or image.dtype != np.uint8:
-    raise ModelError(
-      f"`image` is {image.dtype} {list(shape)}, expected uint8 [H, W, 3] or [H, W, 1] with "
-      f"sides of 1 to {bitstream.MAX_SIDE}"
-    )
-  return image
-
-
-def frame_to_planes(frame: frames.Frame) -> tuple[np.ndarray, np.ndarray]:
-  """Returns a frame's y [H, W, 1] and uv [h, w, 2], uint16, or raises FrameError."""
-  frames.check_frame(frame, "the frame")
-  y, cb, cr = (plane.astype(np.uint16) for plane in frame[:3])
-  return y[..., np.newaxis], np.stack([cb, cr], axis=-1)
-
-
-def planes_to_frame(y: np.ndarray, uv: np.ndarray, bits: int) -> frames.Frame:
-  """Undoes `frame_to_planes`."""
-  dtype = np.uint8 if bits == 8 else np.uint16
-  planes = (y[..., 0], uv[..., 0], uv[..., 1])
-  return frames.Frame(*(plane.astype(dtype) for plane in planes), bits)
 
 
 def assertion(error: tf.errors.InvalidArgumentError) -> str:

@@ -14,7 +14,7 @@ from typing import Callable
 
 import numpy as np
 
-from khuvcm_tf import bitstream, coding, errors
+from khuvcm_tf import bitstream, coding, errors, model_inputs
 from khuvcm_tf.data import frames
 
 _STEPS = bitstream.QUALITY_STEPS + 1
@@ -100,7 +100,7 @@ def compress(model, image: np.ndarray | frames.Frame, rate: Rate) -> bytes:
   check(model, rate)
   prepared = model.prepare(image)
   if rate.target == "psnr":
-    return _of_psnr(model, prepared, coding.checked(image), rate.psnr)
+    return _of_psnr(model, prepared, model_inputs.checked(image), rate.psnr)
   if rate.target == "bytes":
     return _of_bytes(model, prepared, rate.bytes, f"{rate.bytes} bytes")
   pixels = bitstream.source_pixels(prepared.header)

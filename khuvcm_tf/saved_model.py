@@ -23,7 +23,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from khuvcm_tf import atomic_files, bitstream, coding, forks, model_folders, paths
+from khuvcm_tf import atomic_files, bitstream, coding, forks, model_folders, model_inputs, paths
 from khuvcm_tf.data import frames
 
 # Registers the compiled ops, which a SavedModel needs when it is loaded.
@@ -176,7 +176,7 @@ class ExportedModel(model_folders.Reloaded):
     """As `coding.Model.compress`."""
     forks.check()
     if isinstance(image, frames.Frame):
-      y, uv = coding.frame_to_planes(image)
+      y, uv = model_inputs.frame_to_planes(image)
       inputs = {
         "y": tf.constant(y),
         "uv": tf.constant(uv),
@@ -187,7 +187,7 @@ class ExportedModel(model_folders.Reloaded):
       compress = self._signatures["compress"]
       # Models that were exported earlier have another name for it.
       name = next(each for each in compress.structured_input_signature[1] if each != "quality")
-      inputs = {name: tf.constant(coding.checked(image))}
+      inputs = {name: tf.constant(model_inputs.checked(image))}
     if self.default_quality is not None:
       quality = self.default_quality if quality is None else quality
       inputs["quality"] = tf.constant(quality, tf.float32)
@@ -223,7 +223,7 @@ class ExportedModel(model_folders.Reloaded):
         (image,) = self._signatures["decompress"](data=tf.constant(data)).values()
         return image.numpy()
       found = self._signature("decompress_frame", "raw frames")(data=tf.constant(data))
-      return coding.planes_to_frame(found["y"].numpy(), found["uv"].numpy(), header.bit_depth)
+      return model_inputs.planes_to_frame(found["y"].numpy(), found["uv"].numpy(), header.bit_depth)
     except tf.errors.InvalidArgumentError as error:
       raise bitstream.BitstreamError(coding.assertion(error)) from error
 

@@ -22,6 +22,7 @@ from khuvcm_tf import (
 )
 from khuvcm_tf.codecs import codec as codec_lib
 from khuvcm_tf.data.stored_features import ImageFeatures
+from khuvcm_tf.model_inputs import Input
 from khuvcm_tf.training.inputs import Inputs
 from khuvcm_tf.training.options import CodecOptions
 
@@ -82,7 +83,7 @@ def finalize(
   return folder
 
 
-def check(model: coding.Model, images: Sequence[coding.Input]) -> None:
+def check(model: coding.Model, images: Sequence[Input]) -> None:
   """Raises FinalizeError unless files decode, and are as long as the estimate says.
 
   Of a model of several rates these are files of the lowest, the default and the highest quality.
@@ -102,7 +103,7 @@ def check(model: coding.Model, images: Sequence[coding.Input]) -> None:
       raise FinalizeError("a file decodes to another size than its image's; please report it")
 
 
-def _size(image: coding.Input) -> tuple[int, ...]:
+def _size(image: Input) -> tuple[int, ...]:
   return image.image_size if isinstance(image, ImageFeatures) else image.shape
 
 

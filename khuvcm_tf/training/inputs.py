@@ -8,9 +8,9 @@ import numpy as np
 
 from khuvcm_tf import errors
 from khuvcm_tf.codecs import input_format as input_format_lib
-from khuvcm_tf.coding import Input
 from khuvcm_tf.data import feature_files, pipeline
 from khuvcm_tf.data.image_cache import ImageCache
+from khuvcm_tf.model_inputs import Input
 from khuvcm_tf.ops.pyramid import BOX_LEVELS
 from khuvcm_tf.options import OptionsError
 from khuvcm_tf.runs import checkpoints
