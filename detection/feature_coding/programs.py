@@ -50,7 +50,7 @@ def measure_curves(options: CurveOptions) -> Done:
     "performance_of": measured.kind,
     "rows": [measured.unchanged, *measured.rows],
     "thresholds": {name: each._asdict() for name, each in found.items()},
-    "bd_rates_over_ap": {"anchor": anchor, **bd_rates},
+    "bd_rate": {"anchor": anchor, "metrics": bd_rates},
     "detector": options.detector,
     "fingerprint": model.fingerprint,
     "dataset": dataset.name,
@@ -68,16 +68,19 @@ def measure_curves(options: CurveOptions) -> Done:
     "draws of the bootstrap": options.draws,
   }
   facts = [f"{content['images']} images of {dataset.name}", options.detector]
-  path = report.write(measured, output, about, facts, anchor)
+  path = report.write(measured, output, about, facts, found, anchor, bd_rates)
   lines = [tables.text(measured), ""]
   for name, each in found.items():
     lines.append(
       f"{name}: AP falls from {'an' if each.is_reached else 'below an'} MSE of "
       f"{each.distortion:.4g} on ({each.low:.4g} to {each.high:.4g})"
     )
-  for name, each in bd_rates.items():
-    value = f"{each['value']:+.1f} %" if "value" in each else each["error"]
-    lines.append(f"{name}: BD-rate over AP against {anchor}: {value}")
+  for metric, of_metric in bd_rates.items():
+    for name, each in of_metric.items():
+      value = f"{each['value']:+.1f} %" if "value" in each else each["error"]
+      if "interval" in each:
+        value += " ({:+.1f} to {:+.1f})".format(*each["interval"])
+      lines.append(f"{name}: BD-rate over {metric.upper()} against {anchor}: {value}")
   text = "\n".join([*lines, f"written to {path}"])
   return Done(text, measured.left_out, len(dataset))
 

@@ -25,7 +25,9 @@ def write(
   output: str,
   about: Mapping[str, object],
   facts: Sequence[str],
+  found: Mapping[str, Threshold],
   anchor: str | None,
+  bd_rates: Mapping[str, Mapping[str, dict]],
 ) -> str:
   """Writes report.html, and figures into plots/.
 
@@ -34,7 +36,9 @@ def write(
     output: folder, which exists.
     about: names and values for the section of what was run.
     facts: below the title.
+    found: D_T by curve.
     anchor: curve that BD-rates compare with; None for no BD-rates.
+    bd_rates: as of `tables.bd_rates`.
 
   Returns:
     The page's path.
@@ -42,7 +46,6 @@ def write(
   Raises:
     atomic_files.FileError: a file cannot be written.
   """
-  found = tables.thresholds(measured)
   rate, distortion = tables.rate_curves(measured), tables.distortion_curves(measured)
   plots = os.path.join(output, "plots")
   windows = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -75,7 +78,7 @@ def write(
         )
       ),
     ),
-    *([_bd_rates(measured, anchor)] if anchor else []),
+    *([_bd_rates(list(tables.by_curve(measured)), anchor, bd_rates)] if anchor else []),
     Section(
       "study",
       "The study's numbers",
@@ -162,14 +165,16 @@ def _thresholds(found: Mapping[str, Threshold]) -> Markup:
   )
 
 
-def _bd_rates(measured: Measured, anchor: str) -> Section:
-  names = list(tables.by_curve(measured))
-  rates = {"over AP": tables.bd_rates(measured, anchor)}
+def _bd_rates(
+  names: Sequence[str], anchor: str, bd_rates: Mapping[str, Mapping[str, dict]]
+) -> Section:
+  rates = {f"over {key.upper()}": each for key, each in bd_rates.items()}
   body = report.paragraph(
-    "Rate at equal AP. AP of few images does not always rise with rate: points below one of a "
-    "lower rate are left out."
+    "Rate at equal AP, and at equal PSNR of P2 to P5. AP of few images does not always rise with "
+    "rate: points below one of a lower rate are left out. The interval is of 95 %, by a bootstrap "
+    "over the images."
   ) + report.bd_rate_table("Coder", anchor, rates, names)
-  return Section("bd-rates", "BD-rates over AP", Markup(body))
+  return Section("bd-rates", "BD-rates", Markup(body))
 
 
 def _in_percent(row: dict) -> dict:

@@ -49,7 +49,7 @@ class Difference(NamedTuple):
   overlap: float  # 0..1, that range as a share of the shorter curve's (for rates: of its logarithm)
 
 
-def bd_rate(anchor: Curve, curve: Curve) -> Difference:
+def bd_rate(anchor: Curve, curve: Curve, *, warns: bool = True) -> Difference:
   """Mean difference in rate at equal quality.
 
       100 (exp(mean over quality of (log R_curve - log R_anchor)) - 1)
@@ -57,10 +57,10 @@ def bd_rate(anchor: Curve, curve: Curve) -> Difference:
   Args:
     anchor: what is compared with.
     curve: what is judged.
+    warns: whether a warning is logged where `overlap` is below 0.75.
 
   Returns:
-    `value` in % of the anchor's rate; negative where the curve needs fewer bits. A warning is
-    logged where `overlap` is below 0.75.
+    `value` in % of the anchor's rate; negative where the curve needs fewer bits.
 
   Raises:
     CurveError: fewer than 3 points, a rate or quality that is not finite, rates that are not
@@ -73,7 +73,10 @@ def bd_rate(anchor: Curve, curve: Curve) -> Difference:
   """
   rates, levels = zip(*(_checked(points, name) for points, name in _named(anchor, curve)))
   mean, *common = _mean_difference(levels, rates, "quality", float)
-  return Difference(100 * math.expm1(mean), *common)
+  found = Difference(100 * math.expm1(mean), *common)
+  if warns:
+    _warn_of_overlap(found, "quality")
+  return found
 
 
 def bd_psnr(anchor: Curve, curve: Curve) -> Difference:
@@ -98,7 +101,9 @@ def bd_psnr(anchor: Curve, curve: Curve) -> Difference:
     1.0
   """
   rates, levels = zip(*(_checked(points, name) for points, name in _named(anchor, curve)))
-  return Difference(*_mean_difference(rates, levels, "rate", math.exp))
+  found = Difference(*_mean_difference(rates, levels, "rate", math.exp))
+  _warn_of_overlap(found, "rate")
+  return found
 
 
 def bd_rates(curves: Mapping[str, Curve], anchor: str) -> dict[str, dict[str, object]]:
@@ -179,13 +184,16 @@ def _mean_difference(
       "that overlap"
     )
   overlap = float((highest - lowest) / min(x[-1] - x[0] for x in xs))
-  common = shown(lowest), shown(highest), overlap
-  if overlap < LEAST_OVERLAP:
-    logging.warning(
-      "anchor and curve have only %s %.3g..%.3g in common, %.0f %% of the shorter one",
-      *(name, *common[:2], 100 * overlap),
-    )
   anchor, curve = (
     interpolate.PchipInterpolator(x, y).integrate(lowest, highest) for x, y in zip(xs, ys)
   )
-  return float(curve - anchor) / float(highest - lowest), *common
+  mean = float(curve - anchor) / float(highest - lowest)
+  return mean, shown(lowest), shown(highest), overlap
+
+
+def _warn_of_overlap(found: Difference, name: str) -> None:
+  if found.overlap < LEAST_OVERLAP:
+    logging.warning(
+      "anchor and curve have only %s %.3g..%.3g in common, %.0f %% of the shorter one",
+      *(name, found.lowest, found.highest, 100 * found.overlap),
+    )

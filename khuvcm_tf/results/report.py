@@ -201,7 +201,7 @@ def bd_rate_table(
   return Markup(
     f'<p class="hint">Mean difference in rate at equal quality, in % of the rate of '
     f"{escape(anchor)}: −10 % needs a tenth fewer bits. Below each, the range of quality that both "
-    "curves cover, in dB (similarities too), and its share of the shorter curve’s; "
+    "curves cover, in dB (similarities too) or percent, and its share of the shorter curve’s; "
     f'<span class="warn">⚠</span> marks a share below {least} %, where little is compared.</p>'
     + table([header, *rates], lines)
   )
@@ -216,7 +216,10 @@ def _bd_rate_cell(found: dict | None) -> str:
   share = f"{low}–{high}, {100 * found['overlap']:.0f} %"
   if not found["overlap"] >= bjontegaard.LEAST_OVERLAP:
     share = f'<span class="warn" title="little overlap">⚠ {share}</span>'
-  return Markup(f'<strong>{percent(found["value"])}</strong><span class="fine">{share}</span>')
+  value = percent(found["value"])
+  if "interval" in found:
+    value += " ({} to {})".format(*map(percent, found["interval"]))
+  return Markup(f'<strong>{value}</strong><span class="fine">{share}</span>')
 
 
 def table(

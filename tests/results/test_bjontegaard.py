@@ -117,6 +117,8 @@ def test_a_small_overlap_logs_a_warning(caplog):
   anchor = [(0.1, 30), (0.2, 32), (0.4, 40)]
   bjontegaard.bd_rate(anchor, [(0.1, 32), (0.2, 39), (0.4, 42)])
   assert not caplog.text  # 8 of 10 dB
+  bjontegaard.bd_rate(anchor, [(0.1, 38), (0.2, 39), (0.4, 42)], warns=False)
+  assert not caplog.text
   bjontegaard.bd_rate(anchor, [(0.1, 38), (0.2, 39), (0.4, 42)])
   assert "have only quality 38..40 in common, 50 % of the shorter one" in caplog.text
   bjontegaard.bd_psnr(anchor, [(0.2, 33), (0.4, 34), (1.6, 35)])

@@ -14,7 +14,7 @@ from detection.experiments.features import FeatureSource
 from detection.feature_coding import FeatureCodingError, distributions, quantized_maps, tables
 from detection.feature_coding import coders as coders_lib
 from detection.feature_coding.coders import Coded, FeatureCoder
-from detection.feature_coding.curves import Measurement
+from detection.feature_coding.curves import Measured, Measurement
 from khuvcm_tf.ops.pyramid import BOX_LEVELS
 
 
@@ -75,6 +75,30 @@ def test_curves_of_rebuilt_levels_have_no_threshold(model, dataset, tmp_path):
   assert list(tables.thresholds(measured)) == ["noisy"]
   rebuilt = [{**row, "group": "Rebuilt"} for row in measured.rows]
   assert not tables.thresholds(measured._replace(rows=rebuilt))
+
+
+def test_bd_rates_have_the_interval_of_the_draws():
+  rates = np.array([1.0, 2.0, 4.0, 8.0])
+  ap = np.array([0.1, 0.2, 0.3, 0.4])
+  rows, draws, rng = [], [], np.random.default_rng(0)
+  shared = rng.normal(0, 0.02, 400)
+  for name, factor in (("anchor", 1.0), ("half", 0.5)):
+    for rate, each in zip(rates, ap):
+      row = {"curve": name, "group": "Models", "bpp": factor * rate, "ap": each}
+      rows.append({**row, "psnr": 10 * np.log2(rate)})
+      # Both curves are moved by the same in a draw: the difference stays what it is.
+      draws.append(each + shared)
+  measured = Measured({}, rows, np.array(draws), np.zeros(400), "boxes", [])
+  found = tables.bd_rates(measured, "anchor")
+  for metric in ("ap", "psnr"):
+    assert found[metric]["half"]["value"] == pytest.approx(-50.0)
+  assert found["ap"]["half"]["interval"] == pytest.approx((-50.0, -50.0))
+  assert "interval" not in found["psnr"]["half"]
+  # Ten points of AP are an octave of rate; one curve alone is moved, with a deviation of 2 points.
+  measured.draws[4:] += rng.normal(0, 0.02, 400)
+  low, high = tables.bd_rates(measured, "anchor")["ap"]["half"]["interval"]
+  assert low == pytest.approx(100 * (0.5 * 2 ** (-1.96 * 0.2) - 1), abs=3)
+  assert high == pytest.approx(100 * (0.5 * 2 ** (1.96 * 0.2) - 1), abs=6)
 
 
 def test_what_was_found_is_not_made_again(model, dataset, tmp_path):
