@@ -391,7 +391,7 @@ def decompress(
     return Content(image_files.encode(job.target, image))
 
   found = inputs.find(pattern, (SUFFIX,), ".kvc files", (_FEATURE,))
-  if _holds_features(found[0]):
+  if _holds_features(found[0], output):
     suffix, check_name, feature = feature_npz.SUFFIX, _check_npz, "npz"
   else:
     suffix, check_name, feature = ".png", image_files.check_lossless, "image"
@@ -399,12 +399,15 @@ def decompress(
   return code_all(decode, jobs, overwrite, executor, folder, shards, feature, options)
 
 
-def _holds_features(source: Input) -> bool:
-  """Returns whether a .kvc file is one of features; whether it is good shows when it is decoded."""
+def _holds_features(source: Input, output: str) -> bool:
+  """Returns whether a .kvc file is one of features.
+
+  Of a damaged one the output's name says so: what it lacks is told when it is decoded.
+  """
   with contextlib.suppress(OSError, bitstream.BitstreamError):
     header, _ = bitstream.parse(source.content(), bitstream.MAX_SIDE**2)
     return header.input_format == bitstream.FEATURES
-  return False
+  return output.endswith(feature_npz.SUFFIX)
 
 
 def _check_npz(path: str) -> None:

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from khuvcm_tf import bitstream, codecs, coding, errors, model_files, rate_control, saved_model
+from khuvcm_tf import (
+  batch_coding,
+  bitstream,
+  codecs,
+  coding,
+  errors,
+  model_files,
+  rate_control,
+  saved_model,
+)
 from khuvcm_tf.data.stored_features import ImageFeatures
 from khuvcm_tf.ops import pyramid
 
@@ -153,6 +162,14 @@ def test_each_kind_of_model_refuses_the_others_inputs(model):
 def test_only_models_of_images_are_exported(model, tmp_path):
   with pytest.raises(coding.ModelError, match="codec feature cannot be exported, expected one of"):
     saved_model.export(model, str(tmp_path / "e"))
+
+
+def test_a_file_that_is_cut_short_is_told_to_be_damaged_whatever_its_output(model, tmp_path):
+  path = tmp_path / "f.kvc"
+  path.write_bytes(model.compress(_features())[:-10])
+  for name in ("f.npz", "f.png"):
+    with pytest.raises(bitstream.BitstreamError, match="f.kvc: the file is damaged, cut short or"):
+      batch_coding.decompress(lambda data: model, str(path), str(tmp_path / name))
 
 
 def test_damaged_files_end_in_one_error(model):
