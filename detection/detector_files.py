@@ -55,8 +55,7 @@ def save(
   if len(categories) != detector.config.num_classes:
     raise ValueError(f"{len(categories)} categories, expected {detector.config.num_classes}")
   model_folders.check_replaceable(folder, DESCRIPTION)
-  named = {name: value.numpy() for name, value in detector.named_weights().items()}
-  weights = model_folders.as_stored(named, weights_dtype)
+  weights = model_folders.as_stored(detector.named_weights(), weights_dtype)
   content = {
     "format": FORMAT,
     "config": detector.config.to_json(),

@@ -72,8 +72,7 @@ def save(
     atomic_files.FileError: the folder cannot be written.
   """
   check_replaceable(folder)
-  named = {name: value.numpy() for name, value in codec.named_weights().items()}
-  weights = as_stored(named, weights_dtype)
+  weights = as_stored(codec.named_weights(), weights_dtype)
   codec.assign_weights(weights)
   qualities = codec.qualities
   examples = [codec.input_format.example(image) for image in images]

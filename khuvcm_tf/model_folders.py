@@ -147,18 +147,18 @@ def write_fingerprint(folder: str, fingerprint: bytes) -> None:
     file.write(fingerprint.hex() + "\n")
 
 
-def as_stored(weights: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
+def as_stored(weights: Mapping[str, object], dtype: str) -> dict[str, np.ndarray]:
   """Returns weights in the type in which they are stored.
 
   Args:
-    weights: by name.
+    weights: TensorFlow's variables by name.
     dtype: "float32" or "float16".
 
   Raises:
     ModelError: one of them is not finite in it.
   """
   with np.errstate(over="ignore"):  # What overflows is found below.
-    found = {name: value.astype(dtype) for name, value in weights.items()}
+    found = {name: value.numpy().astype(dtype) for name, value in weights.items()}
   odd = [name for name, value in found.items() if not np.isfinite(value).all()]
   if odd:
     raise ModelError(

@@ -72,14 +72,13 @@ def thresholds(measured: Measured) -> dict[str, Threshold]:
     if every[0]["group"] == "Rebuilt":
       continue
     own = [row for row in every if row["mse"] > 0]
-    numbers = [measured.rows.index(row) for row in own]
     distortions = np.array([row["mse"] for row in own])
     if len(set(distortions.tolist())) >= bjontegaard.FEWEST_POINTS:
       found[name] = threshold.fit(
         distortions,
         np.array([row["ap"] for row in own]),
         measured.unchanged["ap"],
-        measured.draws[numbers].T,
+        _draws(measured, own),
         measured.unchanged_draws,
       )
   return found
@@ -99,7 +98,7 @@ def bd_rates(measured: Measured, anchor: str) -> dict[str, dict[str, dict[str, o
     rates[name] = [row["bpp"] for row in own]
     psnrs[name] = [(row["bpp"], row["psnr"]) for row in own]
     aps[name] = _rising(rates[name], [row["ap"] for row in own])
-    draws[name] = measured.draws[[measured.rows.index(row) for row in own]].T
+    draws[name] = _draws(measured, own)
   found = bjontegaard.bd_rates(aps, anchor)
   for name, each in found.items():
     if "value" in each:
@@ -109,6 +108,11 @@ def bd_rates(measured: Measured, anchor: str) -> dict[str, dict[str, dict[str, o
       ]
       each["interval"] = bootstrap.interval(np.array(values))
   return {"ap": found, "psnr": bjontegaard.bd_rates(psnrs, anchor)}
+
+
+def _draws(measured: Measured, own: Sequence[Row]) -> np.ndarray:
+  """Returns AP of a curve's rows in each draw, [draws, rows]."""
+  return measured.draws[[measured.rows.index(row) for row in own]].T
 
 
 def _rising(rates: Sequence[float], performances: Sequence[float]) -> bjontegaard.Curve:
